@@ -1,0 +1,346 @@
+"""Every configuration key with its default and one line on what it does.
+
+Names and meanings follow SlowFast-like code bases, so that their YAML files and command lines keep working.
+Keys of those code bases that do nothing here are listed in :mod:`videobench.config.legacy`.
+"""
+
+from fvcore.common.config import CfgNode
+
+_C = CfgNode()
+
+# Folder of checkpoints, logs and results; created when missing.
+_C.OUTPUT_DIR = "./output"
+# Seed of everything random: weights, order of samples, clips, crops. Rank r uses independent streams derived from it.
+_C.RNG_SEED = 1
+# GPUs per machine; 0 runs on the CPU.
+_C.NUM_GPUS = 1
+# Machines.
+_C.NUM_SHARDS = 1
+# Index of this machine.
+_C.SHARD_ID = 0
+# torch.distributed backend on GPUs (CPU runs use gloo).
+_C.DIST_BACKEND = "nccl"
+# Steps between log lines, and the window of the medians in them.
+_C.LOG_PERIOD = 10
+
+# ---------------------------------------------------------------------------------------------------------------------
+_C.MODEL = CfgNode()
+# Network: Uniformer, Uniformer_light_fp32, Uniformer_light_ls_fp32, MorphMLP, MorphMLP_32, MorphMLP_image, MViT,
+# VisionTransformer (Motionformer) or MoViNet.
+_C.MODEL.MODEL_NAME = "Uniformer"
+# Classifier outputs (EPIC-Kitchens networks have fixed verb and noun heads instead).
+_C.MODEL.NUM_CLASSES = 400
+# Dropout before the classifier (MViT and MoViNet; the other families take no notice, as published).
+_C.MODEL.DROPOUT_RATE = 0.5
+# Training loss: cross_entropy.
+_C.MODEL.LOSS_FUNC = "cross_entropy"
+# Recompute activations in the backward pass instead of storing them, for the blocks counted by CHECKPOINT_NUM.
+_C.MODEL.USE_CHECKPOINT = False
+# Leading blocks of each stage to recompute: one number per stage, or one for all stages; -1 means every block.
+_C.MODEL.CHECKPOINT_NUM = [0, 0, 0, 0]
+# SlowFast's switch: recompute every block (the same as USE_CHECKPOINT with CHECKPOINT_NUM -1).
+_C.MODEL.ACT_CHECKPOINT = False
+
+# ---------------------------------------------------------------------------------------------------------------------
+_C.UNIFORMER = CfgNode()
+# Channels per stage.
+_C.UNIFORMER.EMBED_DIM = [64, 128, 320, 512]
+# Blocks per stage.
+_C.UNIFORMER.DEPTH = [3, 4, 8, 3]
+# Channels per attention head.
+_C.UNIFORMER.HEAD_DIM = 64
+# Hidden size of the MLPs over their width: one number, or one per stage (light models).
+_C.UNIFORMER.MLP_RATIO = 4
+# Bias in the query/key/value projection.
+_C.UNIFORMER.QKV_BIAS = True
+# Attention scale; None means HEAD_DIM ** -0.5.
+_C.UNIFORMER.QKV_SCALE = None
+# Dropout in MLPs, projections and after the first patch embedding.
+_C.UNIFORMER.DROPOUT_RATE = 0.0
+# Dropout on attention weights.
+_C.UNIFORMER.ATTENTION_DROPOUT_RATE = 0.0
+# Largest stochastic-depth rate (linear over the blocks).
+_C.UNIFORMER.DROP_DEPTH_RATE = 0.1
+# Separate temporal and spatial attention in stages 3 and 4.
+_C.UNIFORMER.SPLIT = False
+# Temporal kernel 3 in the later patch embeddings.
+_C.UNIFORMER.STD = False
+# Light models: share of the tokens each block keeps, one list per stage.
+_C.UNIFORMER.PRUNE_RATIO = [[], [], [1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]
+# Light models: weight of a block's own scores in the running token score, one list per stage.
+_C.UNIFORMER.TRADE_OFF = [[], [], [1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]
+# Light model with layer scale: its start value.
+_C.UNIFORMER.INIT_VALUE = 0.1
+
+# ---------------------------------------------------------------------------------------------------------------------
+_C.MORPH = CfgNode()
+# Blocks per stage.
+_C.MORPH.LAYERS = [4, 3, 8, 3]
+# Whether a downsampling layer follows a stage (there is always one where the channels change).
+_C.MORPH.TRANSITIONS = [True, False, False, False]
+# Chunk length of the spatial mixing per stage.
+_C.MORPH.SEGMENT_DIM = [32, 16, 16, 16]
+# Hidden size of the MLPs over their width, per stage.
+_C.MORPH.MLP_RATIOS = [3, 3, 3, 3]
+# Channels per stage.
+_C.MORPH.EMBED_DIMS = [192, 384, 384, 384]
+# Bias of the mixing layers.
+_C.MORPH.QKV_BIAS = True
+# Largest stochastic-depth rate (linear over the blocks).
+_C.MORPH.DROP_DEPTH_RATE = 0.1
+
+# ---------------------------------------------------------------------------------------------------------------------
+_C.MVIT = CfgNode()
+# Pooling operator of q, k, v: conv, conv_unshared, max or avg.
+_C.MVIT.MODE = "conv"
+# Pool before the q/k/v projection.
+_C.MVIT.POOL_FIRST = False
+# Use a class token.
+_C.MVIT.CLS_EMBED_ON = True
+# Mean of the tokens instead of the class token in front of the classifier.
+_C.MVIT.USE_MEAN_POOLING = False
+# Image patch embedding (no time axis).
+_C.MVIT.PATCH_2D = False
+# Kernel, stride and padding of the patch convolution.
+_C.MVIT.PATCH_KERNEL = [3, 7, 7]
+_C.MVIT.PATCH_STRIDE = [2, 4, 4]
+_C.MVIT.PATCH_PADDING = [2, 4, 4]
+# Channels of the first block.
+_C.MVIT.EMBED_DIM = 96
+# Heads of the first block.
+_C.MVIT.NUM_HEADS = 1
+# Hidden size of the MLPs over their width.
+_C.MVIT.MLP_RATIO = 4.0
+# Bias in the q/k/v projection.
+_C.MVIT.QKV_BIAS = True
+# Largest stochastic-depth rate (linear over the blocks).
+_C.MVIT.DROPPATH_RATE = 0.1
+# Dropout inside blocks and after the position embedding.
+_C.MVIT.DROPOUT_RATE = 0.0
+# Number of blocks.
+_C.MVIT.DEPTH = 16
+# Pairs [block, factor] where channels grow.
+_C.MVIT.DIM_MUL = []
+# Pairs [block, factor] where the number of heads grows.
+_C.MVIT.HEAD_MUL = []
+# Grow channels in the attention projection instead of the MLP.
+_C.MVIT.DIM_MUL_IN_ATT = False
+# Rows [block, strides...] of key/value pooling.
+_C.MVIT.POOL_KV_STRIDE = []
+# First key/value stride, divided by the query stride from block to block; takes the place of POOL_KV_STRIDE.
+_C.MVIT.POOL_KV_STRIDE_ADAPTIVE = None
+# Rows [block, strides...] of query pooling.
+_C.MVIT.POOL_Q_STRIDE = []
+# Pooling kernel of q, k, v; None means stride + 1 where the stride is above 1.
+_C.MVIT.POOL_KVQ_KERNEL = None
+# Weight-decay exemption of position embeddings and class token.
+_C.MVIT.ZERO_DECAY_POS_CLS = True
+# Norm after the patch embedding.
+_C.MVIT.NORM_STEM = False
+# Separate absolute embeddings for space, time and class token.
+_C.MVIT.SEP_POS_EMBED = False
+# Absolute position embedding.
+_C.MVIT.USE_ABS_POS = True
+# Decomposed relative position embedding in space and in time.
+_C.MVIT.REL_POS_SPATIAL = False
+_C.MVIT.REL_POS_TEMPORAL = False
+# Start the relative position embedding at zero.
+_C.MVIT.REL_POS_ZERO_INIT = False
+# Add the pooled query to the attention output.
+_C.MVIT.RESIDUAL_POOLING = False
+# Three projections for q, k, v instead of one.
+_C.MVIT.SEPARATE_QKV = False
+# Scale of the initial classifier weights.
+_C.MVIT.HEAD_INIT_SCALE = 1.0
+
+# ---------------------------------------------------------------------------------------------------------------------
+_C.VIT = CfgNode()
+# Side of a patch in pixels.
+_C.VIT.PATCH_SIZE = 16
+# Frames per tube.
+_C.VIT.PATCH_SIZE_TEMP = 2
+# Input channels.
+_C.VIT.CHANNELS = 3
+# Width of the tokens.
+_C.VIT.EMBED_DIM = 768
+# Number of blocks.
+_C.VIT.DEPTH = 12
+# Attention heads.
+_C.VIT.NUM_HEADS = 12
+# Hidden size of the MLPs over their width.
+_C.VIT.MLP_RATIO = 4
+# Bias in the query/key/value projection.
+_C.VIT.QKV_BIAS = True
+# Number of time positions (NUM_FRAMES / PATCH_SIZE_TEMP).
+_C.VIT.TEMPORAL_RESOLUTION = 8
+# Extra linear layer and HEAD_ACT in front of the classifier.
+_C.VIT.USE_MLP = False
+# Activation of that layer: tanh or gelu.
+_C.VIT.HEAD_ACT = "tanh"
+# Dropout in blocks, after the position embedding, on attention weights and before the classifier.
+_C.VIT.DROP = 0.0
+_C.VIT.POS_DROPOUT = 0.0
+_C.VIT.ATTN_DROPOUT = 0.0
+_C.VIT.HEAD_DROPOUT = 0.0
+# Largest stochastic-depth rate (linear over the blocks).
+_C.VIT.DROP_PATH = 0.0
+# Position embedding: separate (space + time) or joint.
+_C.VIT.POS_EMBED = "separate"
+# Attention: trajectory, joint or divided.
+_C.VIT.ATTN_LAYER = "trajectory"
+# Trajectory attention as first published (True) or with the fixed values (False).
+_C.VIT.USE_ORIGINAL_TRAJ_ATTN_CODE = True
+
+# ---------------------------------------------------------------------------------------------------------------------
+_C.MOVINET = CfgNode()
+# Size: A0 to A5.
+_C.MOVINET.VARIANT = "A0"
+# Causal convolutions: the network can run as a stream.
+_C.MOVINET.CAUSAL = False
+# Convolutions: 3d, or 2plus1d (spatial, then temporal).
+_C.MOVINET.CONV_TYPE = "3d"
+# TensorFlow's asymmetric padding, as the converted published weights want it.
+_C.MOVINET.TF_LIKE = True
+# Positional encoding in the squeeze-and-excitation of causal A3 to A5.
+_C.MOVINET.POSITIONAL_ENCODING = False
+
+# ---------------------------------------------------------------------------------------------------------------------
+_C.DATA = CfgNode()
+# Folder with the list files train.csv, val.csv and test.csv.
+_C.DATA.PATH_TO_DATA_DIR = ""
+# Folder put in front of every path of the list files.
+_C.DATA.PATH_PREFIX = ""
+# Between path and label in a list file.
+_C.DATA.PATH_LABEL_SEPARATOR = " "
+# Class names, one per line (``name``, or ``name<TAB>number`` / ``name number``); empty means class numbers only.
+_C.DATA.CLASS_NAMES = ""
+# Frames per clip (T).
+_C.DATA.NUM_FRAMES = 8
+# Stride between the frames of a clip.
+_C.DATA.SAMPLING_RATE = 8
+# Frame rate at which SAMPLING_RATE is counted, for the rules that count time.
+_C.DATA.TARGET_FPS = 30
+# Which frames a clip takes: native (stride in frames of the file, as UniFormer's recipes) or time (stride at TARGET_FPS).
+_C.DATA.SAMPLING_RULE = "time"
+# Spread test clips so that the first and the last touch the ends of the video; a single clip is the middle one.
+_C.DATA.USE_OFFSET_SAMPLING = True
+# Video reader.
+_C.DATA.DECODING_BACKEND = "pyav"
+# Share of the training videos of an epoch that may fail to decode before the run stops.
+_C.DATA.MAX_FAILED_FRACTION = 0.01
+# Input channels, one number per pathway (every network here has one pathway).
+_C.DATA.INPUT_CHANNEL_NUM = [3]
+# Mean subtracted from, and divisor of, the pixels scaled to [0, 1], per channel.
+_C.DATA.MEAN = [0.45, 0.45, 0.45]
+_C.DATA.STD = [0.225, 0.225, 0.225]
+# Range of the short side that training videos are resized to; with one test crop its first value is the short side.
+_C.DATA.TRAIN_JITTER_SCALES = [256, 320]
+# Draw the training short side uniformly in 1/size instead of in size.
+_C.DATA.INV_UNIFORM_SAMPLE = False
+# Area and aspect-ratio range of the random resized crop; empty lists mean short-side jitter and a random crop.
+_C.DATA.TRAIN_JITTER_SCALES_RELATIVE = []
+_C.DATA.TRAIN_JITTER_ASPECT_RELATIVE = []
+# Side of the square crops; TRAIN_CROP_SIZE is also the input size the network is built for.
+_C.DATA.TRAIN_CROP_SIZE = 224
+_C.DATA.TEST_CROP_SIZE = 224
+# Horizontal flip with probability 0.5 in training (switch off where left and right mean something).
+_C.DATA.RANDOM_FLIP = True
+# Swap the channel order (RGB to BGR) as the last step before the network.
+_C.DATA.REVERSE_INPUT_CHANNEL = False
+# How the scores of a video's views are combined: sum or max.
+_C.DATA.ENSEMBLE_METHOD = "sum"
+
+# ---------------------------------------------------------------------------------------------------------------------
+_C.DATA_LOADER = CfgNode()
+# Loader worker processes per training process; -1 means as many as cores allow, 0 loads in the main process.
+_C.DATA_LOADER.NUM_WORKERS = -1
+# Pinned host memory for the copy to a GPU.
+_C.DATA_LOADER.PIN_MEMORY = True
+
+# ---------------------------------------------------------------------------------------------------------------------
+_C.TRAIN = CfgNode()
+# Run training.
+_C.TRAIN.ENABLE = True
+# Data set: kinetics.
+_C.TRAIN.DATASET = "kinetics"
+# Videos per machine and step.
+_C.TRAIN.BATCH_SIZE = 64
+# Epochs between validations and between checkpoints (the last epoch always has both).
+_C.TRAIN.EVAL_PERIOD = 10
+_C.TRAIN.CHECKPOINT_PERIOD = 10
+# Continue from the last checkpoint of OUTPUT_DIR.
+_C.TRAIN.AUTO_RESUME = True
+# Initial weights, or a checkpoint to continue from.
+_C.TRAIN.CHECKPOINT_FILE_PATH = ""
+# Take only the weights of CHECKPOINT_FILE_PATH: start at epoch 0 with a fresh optimizer.
+_C.TRAIN.CHECKPOINT_EPOCH_RESET = False
+# Arithmetic of forward and backward pass: fp32, bf16 or fp16 (with a gradient scaler; GPUs only).
+_C.TRAIN.PRECISION = "fp32"
+
+# ---------------------------------------------------------------------------------------------------------------------
+_C.TEST = CfgNode()
+# Run the test (after training, if that is enabled too).
+_C.TEST.ENABLE = True
+# Data set: kinetics.
+_C.TEST.DATASET = "kinetics"
+# Views per machine and step.
+_C.TEST.BATCH_SIZE = 8
+# Weights to test; empty means what training left in OUTPUT_DIR (see CHECKPOINT).
+_C.TEST.CHECKPOINT_FILE_PATH = ""
+# Which of OUTPUT_DIR's checkpoints to test: best (by validation top-1) or last.
+_C.TEST.CHECKPOINT = "last"
+# Clips per video, spread over time.
+_C.TEST.NUM_ENSEMBLE_VIEWS = 10
+# Crops per clip, spread along the long side: 1 (centre) or 3.
+_C.TEST.NUM_SPATIAL_CROPS = 3
+# What is summed over the views: logits or softmax.
+_C.TEST.SCORES = "softmax"
+# The k of the top-k accuracies, never more than the class count.
+_C.TEST.TOP_K = [1, 5]
+# Unreadable videos that a test may have and still exit with status 0.
+_C.TEST.ALLOW_FAILED = 0
+
+# ---------------------------------------------------------------------------------------------------------------------
+_C.SOLVER = CfgNode()
+# Optimizer: sgd, adam or adamw.
+_C.SOLVER.OPTIMIZING_METHOD = "adamw"
+# Peak learning rate (per machine with BASE_LR_SCALE_NUM_SHARDS).
+_C.SOLVER.BASE_LR = 0.1
+# Multiply BASE_LR, WARMUP_START_LR and COSINE_END_LR by NUM_SHARDS.
+_C.SOLVER.BASE_LR_SCALE_NUM_SHARDS = False
+# cosine or steps_with_relative_lrs.
+_C.SOLVER.LR_POLICY = "cosine"
+# Learning rate at the end of the cosine.
+_C.SOLVER.COSINE_END_LR = 0.0
+# Start the cosine at the end of the warm-up (otherwise at epoch 0, and the warm-up joins it).
+_C.SOLVER.COSINE_AFTER_WARMUP = False
+# Epochs where the factor on BASE_LR changes (beginning with 0), and those factors.
+_C.SOLVER.STEPS = []
+_C.SOLVER.LRS = []
+# Training epochs.
+_C.SOLVER.MAX_EPOCH = 300
+# Length of the linear warm-up in epochs, and its first learning rate.
+_C.SOLVER.WARMUP_EPOCHS = 0.0
+_C.SOLVER.WARMUP_START_LR = 0.01
+# Momentum, dampening and Nesterov momentum of sgd.
+_C.SOLVER.MOMENTUM = 0.9
+_C.SOLVER.DAMPENING = 0.0
+_C.SOLVER.NESTEROV = True
+# Betas of adam and adamw.
+_C.SOLVER.BETAS = [0.9, 0.999]
+# Weight decay.
+_C.SOLVER.WEIGHT_DECAY = 1e-4
+# No weight decay for one-dimensional parameters (norm scales, biases).
+_C.SOLVER.ZERO_WD_1D_PARAM = False
+# Clip the total gradient norm; None means no clipping.
+_C.SOLVER.CLIP_GRAD_L2NORM = None
+
+# ---------------------------------------------------------------------------------------------------------------------
+_C.BN = CfgNode()
+# Weight decay of batch-norm parameters.
+_C.BN.WEIGHT_DECAY = 0.0
+
+# ---------------------------------------------------------------------------------------------------------------------
+_C.TENSORBOARD = CfgNode()
+# Write TensorBoard events to OUTPUT_DIR/tensorboard.
+_C.TENSORBOARD.ENABLE = True

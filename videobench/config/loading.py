@@ -1,0 +1,210 @@
+"""YAML files with ``_BASE_`` inheritance and ``KEY VALUE`` overrides, merged into the defaults.
+
+The merge is done here rather than by yacs because an error has to name the file, the key and the nearest known keys.
+"""
+
+import ast
+import copy
+import difflib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fvcore.common.config import CfgNode
+
+from videobench.config.defaults import _C
+from videobench.config.legacy import ALTERNATIVE_TYPES, IGNORED, RENAMED, UNSUPPORTED, translate
+
+logger = logging.getLogger(__name__)
+
+COMMAND_LINE = "the command line"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the file, the key and what to do."""
+
+
+def default_config() -> CfgNode:
+    """A fresh, unfrozen configuration with every key at its default."""
+    return _C.clone()
+
+
+def load_config(paths: str | Path | Sequence[str | Path] = (), overrides: Sequence[Any] = ()) -> CfgNode:
+    """Merge YAML files (in order) and ``KEY VALUE`` overrides into the defaults, check them and freeze the result.
+
+    Args:
+        paths: one YAML file or several; later files win. A file may name one ``_BASE_`` file or a list of them,
+            relative to its own folder, which are merged before it.
+        overrides: alternating keys and values, as on the command line: ``["NUM_GPUS", 0, "SOLVER.BASE_LR", "1e-4"]``.
+
+    Raises:
+        ConfigError: for a file that is missing or not YAML, an unknown key, or a value of the wrong type.
+    """
+    cfg = default_config()
+    for path in [paths] if isinstance(paths, (str, Path)) else paths:
+        for source, mapping in _layers(Path(path)):
+            _merge(cfg, mapping, source)
+    if len(overrides) % 2:
+        raise ConfigError(
+            f"{COMMAND_LINE}: overrides are pairs of KEY VALUE, but {len(overrides)} words were given: "
+            + " ".join(map(str, overrides))
+        )
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        _set(cfg, str(key), value, COMMAND_LINE)
+    cfg.freeze()
+    return cfg
+
+
+def known_keys(node: Mapping | None = None, prefix: str = "") -> Iterator[str]:
+    """The full name of every leaf key of a configuration (by default: of the defaults)."""
+    for name, value in (_C if node is None else node).items():
+        if isinstance(value, Mapping):
+            yield from known_keys(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe YAML that remembers keys given twice in one mapping (PyYAML keeps the last one without a word)."""
+
+
+def _construct_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict:
+    mapping: dict = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        value = loader.construct_object(value_node, deep=True)
+        if key in mapping and mapping[key] != value:
+            raise ConfigError(
+                f"{loader.name}, line {key_node.start_mark.line + 1}: key {key} is given twice with different values "
+                f"({mapping[key]!r} and {value!r}); keep one"
+            )
+        mapping[key] = value
+    return mapping
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+
+
+def _layers(path: Path, children: tuple[Path, ...] = ()) -> Iterator[tuple[str, dict]]:
+    """The mappings that make up a YAML file: its bases first, then itself."""
+    path = path.expanduser()
+    if path.resolve() in children:
+        chain = " -> ".join(str(p) for p in (*children, path.resolve()))
+        raise ConfigError(f"{path}: _BASE_ files include each other in a circle: {chain}")
+    try:
+        with path.open(encoding="utf-8") as stream:
+            mapping = yaml.load(stream, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except OSError as error:
+        wanted_by = f" (named as _BASE_ in {children[-1]})" if children else ""
+        raise ConfigError(f"{path}: cannot read this configuration file{wanted_by}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a valid YAML file: {error}") from error
+    if mapping is None:
+        mapping = {}
+    if not isinstance(mapping, dict):
+        raise ConfigError(f"{path}: expected keys and values, got {type(mapping).__name__}")
+    bases = mapping.pop("_BASE_", [])
+    for base in [bases] if isinstance(bases, str) else bases:
+        yield from _layers(path.parent / Path(base).expanduser(), (*children, path.resolve()))
+    yield str(path), mapping
+
+
+def _merge(cfg: CfgNode, mapping: Mapping, source: str, prefix: str = "") -> None:
+    for name, value in mapping.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            _merge(cfg, value, source, f"{key}.")
+        elif isinstance(_lookup(cfg, key), CfgNode) and not value:
+            continue  # an empty section changes nothing
+        else:
+            _set(cfg, key, value, source)
+
+
+def _lookup(cfg: CfgNode, key: str) -> Any:
+    """The value of a dotted key; raises KeyError only through the default marker ``_MISSING``."""
+    node: Any = cfg
+    for part in key.split("."):
+        if not isinstance(node, CfgNode) or part not in node:
+            return _MISSING
+        node = node[part]
+    return node
+
+
+_MISSING = object()
+
+
+def _set(cfg: CfgNode, key: str, value: Any, source: str) -> None:
+    if key in IGNORED:
+        logger.warning("%s: %s is ignored: %s", source, key, IGNORED[key])
+        return
+    if key in UNSUPPORTED:
+        raise ConfigError(f"{source}: {key} is not supported: {UNSUPPORTED[key]}")
+    if key in RENAMED:
+        new_key, value = translate(key, _literal(value))
+        logger.warning("%s: %s is now %s (set to %r)", source, key, new_key, value)
+        key = new_key
+    default = _lookup(_C, key)
+    if default is _MISSING or key == "":
+        raise ConfigError(f"{source}: unknown key {key}. {_nearest(key)}")
+    if isinstance(default, CfgNode):
+        raise ConfigError(f"{source}: {key} is a section, not a value; its keys are " + ", ".join(sorted(default)))
+    *sections, leaf = key.split(".")
+    node = cfg
+    for section in sections:
+        node = node[section]
+    node[leaf] = _coerce(value, default, key, source)
+
+
+def _nearest(key: str) -> str:
+    names = list(known_keys())
+    by_leaf: dict[str, list[str]] = {}
+    for name in names:
+        by_leaf.setdefault(name.rsplit(".", 1)[-1], []).append(name)
+    leaf = key.rsplit(".", 1)[-1]
+    # A right name in the wrong section is the likeliest slip, then a misspelling of the whole key or of its last part.
+    close = by_leaf.get(leaf, []) + difflib.get_close_matches(key.upper(), names, n=3, cutoff=0.6)
+    for match in difflib.get_close_matches(leaf.upper(), by_leaf, n=2, cutoff=0.7):
+        close += by_leaf[match]
+    close = list(dict.fromkeys(close))[:4]
+    return f"Did you mean {' or '.join(close)}?" if close else "No known key has a similar name."
+
+
+def _literal(value: Any) -> Any:
+    """What a word of the command line or of a YAML text means: ``1e-4`` a number, ``[1, 2]`` a list, the rest text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False, "null": None, "none": None}.get(value.lower(), value)
+
+
+def _coerce(value: Any, default: Any, key: str, source: str) -> Any:
+    """The value as the type of its default; numbers may be written as text, lists as text or tuples."""
+    if isinstance(default, str):
+        if isinstance(value, str):
+            return value
+        # A text key given on the command line may look like a number (a folder called 2024).
+        if value is not None and not isinstance(value, bool) and source == COMMAND_LINE:
+            return str(value)
+    else:
+        value = _literal(value)
+    if isinstance(value, tuple):
+        value = list(value)
+    accepted = ALTERNATIVE_TYPES.get(key, ())
+    if default is None or value is None and None in accepted:
+        return copy.deepcopy(value)
+    kind = type(default)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is kind or type(value) in accepted:
+        return copy.deepcopy(value)
+    # Only whole floats stand for integers: 2.5 GPUs is a mistake, 1e1 epochs is not.
+    if kind is int and type(value) is float and value.is_integer():
+        return int(value)
+    names = [t.__name__ if t is not None else "None" for t in (kind, *(a for a in accepted if a is not kind))]
+    raise ConfigError(
+        f"{source}: {key} wants {' or '.join(names)} (default {default!r}), got {type(value).__name__}: {value!r}"
+    )
