@@ -194,7 +194,7 @@ def _coerce(value: Any, default: Any, key: str, source: str) -> Any:
     if isinstance(value, tuple):
         value = list(value)
     accepted = ALTERNATIVE_TYPES.get(key, ())
-    if default is None or value is None and None in accepted:
+    if default is None or (value is None and None in accepted):
         return copy.deepcopy(value)
     kind = type(default)
     if kind is float and type(value) is int:
