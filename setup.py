@@ -1,0 +1,36 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = next(
+    line.split('"')[1] for line in (here / "videobench/__init__.py").read_text().splitlines() if "__version__ =" in line
+)
+
+setup(
+    name="videobench",
+    version=version,
+    description="Train and test video-recognition networks from one YAML file",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["videobench", "videobench.*"]),
+    install_requires=[
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "fvcore>=0.1.5.post20221221",
+        "yacs>=0.1.8",
+        "av>=14",
+        "simplejson>=3.19",
+        "timm>=1.0.15",
+        "einops>=0.8",
+        "tensorboard>=2.16",
+        "submitit>=1.5",
+        "numpy>=1.26",
+        "matplotlib>=3.8",
+        "tqdm>=4.66",
+        "PyYAML>=6",
+    ],
+    extras_require={"test": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.11"]},
+)
