@@ -245,6 +245,8 @@ _C.DATA.TRAIN_CROP_SIZE = 224
 _C.DATA.TEST_CROP_SIZE = 224
 # Horizontal flip with probability 0.5 in training (switch off where left and right mean something).
 _C.DATA.RANDOM_FLIP = True
+# Pairs of classes that a flip turns into each other, as [[0, 1]] for "moving left" and "moving right".
+_C.DATA.FLIP_LABEL_PAIRS = []
 # Swap the channel order (RGB to BGR) as the last step before the network.
 _C.DATA.REVERSE_INPUT_CHANNEL = False
 # How the scores of a video's views are combined: sum or max.
@@ -297,6 +299,8 @@ _C.TEST.NUM_SPATIAL_CROPS = 3
 _C.TEST.SCORES = "softmax"
 # The k of the top-k accuracies, never more than the class count.
 _C.TEST.TOP_K = [1, 5]
+# Permute the frames of every clip: what is left of the accuracy needs no time.
+_C.TEST.SHUFFLE_FRAMES = False
 # Unreadable videos that a test may have and still exit with status 0.
 _C.TEST.ALLOW_FAILED = 0
 

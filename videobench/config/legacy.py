@@ -7,6 +7,7 @@ ALTERNATIVE_TYPES: dict[str, tuple] = {
     "UNIFORMER.MLP_RATIO": (float, list),
     "MODEL.CHECKPOINT_NUM": (int,),
     "VIT.MLP_RATIO": (float,),
+    "MVIT.POOL_KV_STRIDE": (None,),
 }
 
 # Keys that never had an effect, or whose effect is automatic here.
@@ -39,8 +40,10 @@ IGNORED: dict[str, str] = {
     "TEST.CHECKPOINT_SQUEEZE_TEMPORAL": "shapes are matched whenever weights are loaded",
 }
 
-# Keys whose effect is not available, with the reason.
-UNSUPPORTED: dict[str, str] = {}
+# Keys whose effect is not available: the value that asks for nothing and passes, and what is said of any other.
+UNSUPPORTED: dict[str, tuple[Any, str]] = {
+    "VIT.APPROX_ATTN_TYPE": ("none", "only the exact attention is built"),
+}
 
 # Old key -> new key.
 RENAMED: dict[str, str] = {}

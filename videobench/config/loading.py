@@ -140,7 +140,10 @@ def _set(cfg: CfgNode, key: str, value: Any, source: str) -> None:
         logger.warning("%s: %s is ignored: %s", source, key, IGNORED[key])
         return
     if key in UNSUPPORTED:
-        raise ConfigError(f"{source}: {key} is not supported: {UNSUPPORTED[key]}")
+        neutral, reason = UNSUPPORTED[key]
+        if str(value).lower() == neutral:
+            return
+        raise ConfigError(f"{source}: {key} {value!r} is not supported (only {neutral!r}): {reason}")
     if key in RENAMED:
         new_key, value = translate(key, _literal(value))
         logger.warning("%s: %s is now %s (set to %r)", source, key, new_key, value)

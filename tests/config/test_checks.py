@@ -1,0 +1,52 @@
+"""Rules that span keys."""
+
+import pytest
+
+from videobench.config import ConfigError, load_config
+from videobench.config.checks import check_config
+
+
+@pytest.fixture
+def valid(tmp_path):
+    return ["NUM_GPUS", 0, "DATA.PATH_TO_DATA_DIR", str(tmp_path), "SOLVER.BASE_LR", 1e-3]
+
+
+def test_a_sound_configuration_passes(valid):
+    check_config(load_config([], valid))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["NUM_GPUS", 3, "TRAIN.BATCH_SIZE", 64], r"TRAIN.BATCH_SIZE is 64, which does not divide by 3 .*use 63 or 66"),
+        (["TEST.NUM_SPATIAL_CROPS", 2], "TEST.NUM_SPATIAL_CROPS is 2; use 1"),
+        (["TEST.NUM_ENSEMBLE_VIEWS", 0], "needs at least one clip"),
+        (["TEST.NUM_SPATIAL_CROPS", 1, "DATA.TEST_CROP_SIZE", 300], "TEST_CROP_SIZE 300 does not fit"),
+        (["DATA.TRAIN_CROP_SIZE", 300], "TRAIN_CROP_SIZE 300 does not fit"),
+        (["DATA.TRAIN_JITTER_SCALES_RELATIVE", [0.1, 1.0]], "go together"),
+        (["DATA.TRAIN_JITTER_SCALES", [320, 256]], "smallest and the largest"),
+        (["DATA.PATH_PREFIX", "/no/such/folder"], "DATA.PATH_PREFIX: /no/such/folder does not exist"),
+        (["DATA.PATH_TO_DATA_DIR", ""], "DATA.PATH_TO_DATA_DIR is empty"),
+        (["TEST.CHECKPOINT_FILE_PATH", "/no/such.pyth"], "TEST.CHECKPOINT_FILE_PATH: /no/such.pyth does not exist"),
+        (["TRAIN.PRECISION", "fp16"], "fp16 needs a GPU"),
+        (["TRAIN.DATASET", "imagnet"], "TRAIN.DATASET is 'imagnet'"),
+        (["SOLVER.LR_POLICY", "steps_with_relative_lrs", "SOLVER.STEPS", [5]], "begins with 0"),
+        (["SOLVER.COSINE_END_LR", 1.0], "must be below SOLVER.BASE_LR"),
+        (["SHARD_ID", 1], "it counts machines from 0"),
+        (["TEST.TOP_K", []], "TEST.TOP_K"),
+        (["LOG_PERIOD", 0], "LOG_PERIOD is 0; it must be at least 1"),
+        (["DATA.FLIP_LABEL_PAIRS", [[0, 1], [1, 2]]], "each class once"),
+        (["DATA.FLIP_LABEL_PAIRS", [[0, 400]]], "classes are 0 to 399"),
+        (["DATA.STD", [0.1, 0.1, 0.0]], "above 0"),
+    ],
+)
+def test_what_cannot_run_is_said_before_work_starts(valid, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        check_config(load_config([], [*valid, *overrides]))
+
+
+def test_all_problems_are_listed_at_once(valid):
+    with pytest.raises(ConfigError) as caught:
+        check_config(load_config([], [*valid, "TEST.NUM_SPATIAL_CROPS", 2, "LOG_PERIOD", 0]))
+    assert "NUM_SPATIAL_CROPS" in str(caught.value)
+    assert "LOG_PERIOD" in str(caught.value)
