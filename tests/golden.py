@@ -46,7 +46,7 @@ def state(golden: dict, dtype: torch.dtype = torch.float64) -> dict[str, torch.T
     """The weights of a golden file, in the published naming."""
     arrays = recipe().make_state(golden["state"])
     return {
-        name: torch.from_numpy(array).to(torch.int64 if name.endswith("num_batches_tracked") else dtype)
+        name: torch.as_tensor(array).to(torch.int64 if name.endswith("num_batches_tracked") else dtype)
         for name, array in arrays.items()
     }
 

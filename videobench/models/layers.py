@@ -42,6 +42,14 @@ class VideoModel(nn.Module):
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
+    def is_head(self, name: str) -> bool:
+        """Whether a parameter belongs to the classifier, which another number of classes replaces."""
+        return name.startswith("head.")
+
+    def adapt_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights in another published naming (or of the image network) as this network names and shapes them."""
+        return state
+
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that should not be decayed besides norms and biases."""
         return set()

@@ -55,7 +55,7 @@ def build_model(cfg: CfgNode, **overrides: Any) -> VideoModel:
         overrides: constructor arguments that take the place of what the configuration says.
 
     Raises:
-        ConfigError: when MODEL.MODEL_NAME is unknown.
+        ConfigError: when MODEL.MODEL_NAME is unknown, or the configuration describes no such network.
     """
     name = cfg.MODEL.MODEL_NAME
     if name not in _ENTRIES and name in _MODULES:
@@ -63,4 +63,7 @@ def build_model(cfg: CfgNode, **overrides: Any) -> VideoModel:
     if name not in _ENTRIES:
         raise ConfigError(f"MODEL.MODEL_NAME {name!r} is unknown; known names: {', '.join(model_names())}")
     entry = _ENTRIES[name]
-    return entry.model_class(**{**entry.arguments(cfg), **overrides})
+    try:
+        return entry.model_class(**{**entry.arguments(cfg), **overrides})
+    except ValueError as error:
+        raise ConfigError(f"MODEL.MODEL_NAME {name}: {error}") from error
