@@ -1,0 +1,1 @@
+"""Videos on disk to batches of clips: lists, sampling, decoding, cropping, augmentation, loading."""

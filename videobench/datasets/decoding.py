@@ -1,0 +1,515 @@
+"""Video files to uint8 RGB frames: exactly the frames asked for, and only the decoding they need.
+
+Frame i is the i-th frame that a plain decode from the first packet to the last hands out (presentation order, edit
+lists applied). Where the time stamps of the packets can be trusted (`_TIMED_CONTAINERS` and `_TIMED_CODECS`) one pass
+over the packets, without decoding, tells which packet holds frame i and where the key frames are; decoding then runs
+from a key frame through the last wanted frame. Everywhere else, and whenever the frames that come out are not the ones
+that were announced, frames are counted from the beginning.
+"""
+
+import io
+import itertools
+import operator
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from av.container import InputContainer
+from av.stream import Discard, Disposition
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+from torch import Tensor
+
+from videobench.datasets.packets import (
+    KEY,
+    SHOWN,
+    VideoIndex,
+    announced_bytes,
+    counted_index,
+    shows_picture,
+    starts_afresh,
+    timed_index,
+)
+
+# Verified to be exact frame by frame; others are counted.
+_TIMED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+_TIMED_CODECS = {"h264", "hevc", "vp8", "vp9", "av1"}
+# Formats that FFmpeg opens as video but that are text or point to other files.
+_NOT_VIDEO = {"tty", "hls", "dash", "concat", "sdp", "rtsp", "lavfi", "image2"}
+# Packets up to this size together stay in memory between the pass that finds the frames and the decoding.
+_KEEP_PACKETS = 32 << 20
+# Decoded frames up to this size together stay in memory when finding the frames took decoding them.
+_KEEP_FRAMES = 64 << 20
+# Up to this many bytes ahead, reading on beats seeking.
+_SEEK_OVER = 4 << 20
+_CUT_SHORT = "the file ends too early"
+
+
+class VideoError(Exception):
+    """A video that cannot give what was asked of it.
+
+    Attributes:
+        path: the file.
+        cause: what is wrong, without the file's name.
+    """
+
+    def __init__(self, path: str, cause: str) -> None:
+        super().__init__(path, cause)
+        self.path, self.cause = path, cause
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.cause}"
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video holds.
+
+    Attributes:
+        frames: number of frames that can be asked for.
+        fps: frames per second, on average where the distances vary.
+        width: of the frames as shown, in pixels (after the rotation).
+        height: likewise.
+        rotation: degrees that the stored picture is turned clockwise to be shown: 0, 90, 180 or 270. (A display
+            matrix may also mirror it, left to right, afterwards.)
+        duration: seconds.
+        codec: FFmpeg's name of it.
+        key_frames: numbers of the frames that decoding can start from.
+        damage: what is missing from a file that ends too early or breaks off, empty for a sound one. Found without
+            decoding where that is possible, so an empty text is no proof.
+    """
+
+    frames: int
+    fps: Fraction
+    width: int
+    height: int
+    rotation: int
+    duration: float
+    codec: str
+    key_frames: tuple[int, ...]
+    damage: str
+
+
+def probe(source: str | Path | bytes) -> VideoInfo:
+    """What a video holds.
+
+    Raises:
+        VideoError: when it is no video or gives no frame.
+    """
+    with Video(source) as video:
+        return video.info
+
+
+def decode(source: str | Path | bytes, indices: Sequence[int], index: VideoIndex | None = None) -> Tensor:
+    """The frames with the given numbers, as uint8 RGB [T, H, W, 3], turned upright.
+
+    Args:
+        source: path of a regular file, or the file's content.
+        indices: frame numbers from 0, in any order, repeated or not.
+        index: of this very file (`Video.index`), to save finding the frames again.
+
+    Raises:
+        VideoError: when not all of these frames can be had.
+    """
+    with Video(source, index) as video:
+        return video.decode(indices)
+
+
+class Video:
+    """An open video file: its facts and its frames, found once. Use as a context manager.
+
+    Of several video streams the first that is not a cover picture is taken.
+
+    Raises:
+        VideoError: here and in every method, for whatever is wrong with the file.
+    """
+
+    def __init__(self, source: str | Path | bytes, index: VideoIndex | None = None) -> None:
+        self.path = f"<{len(source)} bytes>" if isinstance(source, bytes) else os.fspath(source)
+        self._source = source
+        self._container, self._stream = self._open()
+        self._decoder = self._stream.codec_context
+        self._codec = self._decoder.codec.canonical_name
+        self._reformatter = VideoReformatter()
+        self._geometry: tuple[int, int, int] | None = None
+        # What finding the frames left in memory: packets, or decoded frames.
+        self._packets: list[av.Packet] | None = None
+        self._frames: list[av.VideoFrame] | None = None
+        # The packet that reading would go on with; None where only a seek helps.
+        self._next: int | None = 0
+        if index is not None:
+            self.index = index
+
+    def __enter__(self) -> "Video":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; nothing can be asked of the video any more."""
+        self._container.close()
+        self._packets = self._frames = None
+
+    @cached_property
+    def index(self) -> VideoIndex:
+        """Where the frames are, found by reading through the file once."""
+        with self._errors():
+            index = self._scan() or self._count()
+        if not index.frames:
+            raise VideoError(self.path, f"no frames: {index.damage or 'the video stream is empty'}")
+        return index
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return self.index.frames
+
+    @cached_property
+    def fps(self) -> Fraction:
+        """Frames per second, on average where the distances vary."""
+        index, stream = self.index, self._stream
+        # A container's average counts frames that an edit list hides.
+        if index.timed and index.frames > 1 and not (index.kind & SHOWN).all():
+            return ((index.frames - 1) / (index.span * stream.time_base)).limit_denominator(1001)
+        return stream.average_rate or stream.guessed_rate or Fraction(25)
+
+    @cached_property
+    def info(self) -> VideoInfo:
+        """All facts. Size and rotation of the picture take decoding one frame; `frames` and `fps` do not."""
+        if self._geometry is None:
+            self.decode([0])
+        index, (width, height, rotation) = self.index, self._geometry
+        duration = index.span * self._stream.time_base + 1 / self.fps if index.timed else index.frames / self.fps
+        return VideoInfo(
+            frames=index.frames,
+            fps=self.fps,
+            width=width,
+            height=height,
+            rotation=rotation,
+            duration=float(duration),
+            codec=self._codec,
+            key_frames=tuple(index.key_frames.tolist()),
+            damage=index.damage,
+        )
+
+    def decode(self, indices: Sequence[int]) -> Tensor:
+        """The frames with the given numbers, as uint8 RGB [T, H, W, 3], turned upright.
+
+        Args:
+            indices: frame numbers from 0, in any order, repeated or not; each is decoded and converted once.
+
+        Raises:
+            ValueError: for no numbers at all.
+            VideoError: when not all of these frames can be had.
+        """
+        asked = [operator.index(i) for i in indices]
+        if not asked:
+            raise ValueError("no frame numbers given")
+        wanted = sorted(set(asked))
+        self._check_range(wanted, self.index)
+        with self._errors():
+            pictures = self._decode_from_key_frames(wanted) if self.index.timed else self._decode_from_start(wanted)
+            if pictures is None:
+                counted = self._count()
+                self._check_range(wanted, counted)
+                if not counted.damage:
+                    # The packets announced other frames than there are.
+                    self.index = counted
+                pictures = self._decode_from_start(wanted)
+        self._geometry = pictures.geometry
+        place = {frame: row for row, frame in enumerate(wanted)}
+        pixels = torch.from_numpy(pictures.pixels)
+        return pixels if asked == wanted else pixels[[place[i] for i in asked]]
+
+    def _check_range(self, wanted: list[int], index: VideoIndex) -> None:
+        outside = wanted[0] if wanted[0] < 0 else wanted[-1]
+        if not 0 <= outside < index.frames:
+            damage = f" ({index.damage})" if index.damage else ""
+            raise VideoError(self.path, f"frame {outside} asked for, frames 0 to {index.frames - 1} are there{damage}")
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (av.FFmpegError, OSError, _Damage) as error:
+            raise VideoError(self.path, _cause(error)) from error
+
+    # Opening.
+
+    def _open(self) -> tuple[InputContainer, VideoStream]:
+        if isinstance(self._source, bytes):
+            if not self._source:
+                raise VideoError(self.path, "empty file")
+            file = io.BytesIO(self._source)
+        else:
+            _check_file(self.path)
+            # The prefix keeps FFmpeg from reading a colon in a name as a protocol.
+            file = f"file:{self.path}"
+        try:
+            container = av.open(file, metadata_errors="replace", container_options={"protocol_whitelist": "file"})
+        except av.InvalidDataError as error:
+            raise VideoError(self.path, f"no video, or its header is missing ({_cause(error)})") from error
+        except (av.FFmpegError, OSError) as error:
+            raise VideoError(self.path, _cause(error)) from error
+        try:
+            return container, self._choose_stream(container)
+        except BaseException:
+            container.close()
+            raise
+
+    def _choose_stream(self, container: InputContainer) -> VideoStream:
+        if container.format.name in _NOT_VIDEO:
+            raise VideoError(self.path, f"no video (FFmpeg reads it as {container.format.name})")
+        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not streams:
+            kinds = sorted({"cover picture" if s.type == "video" else str(s.type) for s in container.streams})
+            raise VideoError(self.path, f"no video stream, only {' and '.join(kinds) or 'a header'}")
+        stream = streams[0]
+        if stream.codec_context is None:
+            raise VideoError(self.path, "no decoder for its video codec")
+        for other in container.streams:
+            if other is not stream:
+                other.discard = Discard.all
+        stream.codec_context.thread_count = 1
+        return stream
+
+    # Finding the frames.
+
+    def _scan(self) -> VideoIndex | None:
+        """The index from the packets alone; None when they cannot be trusted to tell."""
+        name = self._container.format.name
+        # Fields of interlaced video may come in packets of their own.
+        progressive = self._decoder.field_order in (0, 1)
+        if name not in _TIMED_CONTAINERS or self._codec not in _TIMED_CODECS or not progressive:
+            return None
+        extradata = self._decoder.extradata
+        pts, pos, kind, packets = [], [], [], []
+        size, end, damage = 0, 0, ""
+        self._next = None
+        try:
+            for packet in _packets(self._container, self._stream):
+                if packet.is_corrupt:
+                    damage = _CUT_SHORT
+                    break
+                # Frames without a time, and new parameters in the middle, are for the decoder to sort out.
+                if packet.pts is None or (pts and packet.has_sidedata("new_extradata")):
+                    return None
+                # The first packet is where a plain decode begins, too.
+                key = packet.is_keyframe and (not pts or starts_afresh(packet, self._codec, extradata))
+                pts.append(packet.pts)
+                pos.append(-1 if packet.pos is None else packet.pos)
+                kind.append(KEY * key + SHOWN * shows_picture(packet, self._codec))
+                end = (packet.pts if packet.dts is None else packet.dts) + (packet.duration or 1)
+                size += packet.size
+                if size <= _KEEP_PACKETS:
+                    packets.append(packet)
+        except av.FFmpegError as error:
+            damage = _cause(error)
+        expected = len(self._stream.index_entries) if name.startswith("mov") else 0
+        if expected > len(pts):
+            damage = f"{expected - len(pts)} of {expected} packets are missing"
+        damage = damage or self._cut_short()
+        self._packets = packets if len(packets) == len(pts) else None
+        # What is missing comes later in decoding order, so it is shown after `end`; frames before are all there.
+        return timed_index(pts, pos, kind, damage, end if damage else None)
+
+    def _count(self) -> VideoIndex:
+        """The index from decoding everything."""
+        kept, size, keys, count, damage = [], 0, [], 0, ""
+        try:
+            for frame in self._in_order():
+                if frame.key_frame:
+                    keys.append(count)
+                count += 1
+                size += sum(plane.buffer_size for plane in frame.planes)
+                if size <= _KEEP_FRAMES:
+                    kept.append(frame)
+        except _Damage as error:
+            damage = str(error)
+        self._frames = kept if len(kept) == count else None
+        return counted_index(count, keys, damage or self._cut_short())
+
+    def _cut_short(self) -> str:
+        """What is wrong when the container announces more bytes than the file has, else nothing."""
+        with io.BytesIO(self._source) if isinstance(self._source, bytes) else open(self._source, "rb") as file:
+            head = file.read(64)
+            return _CUT_SHORT if announced_bytes(head) > file.seek(0, io.SEEK_END) else ""
+
+    # Decoding.
+
+    def _decode_from_key_frames(self, wanted: list[int]) -> "_Pictures | None":
+        """The pictures; None when what comes out is not what the index announced."""
+        index, decoder = self.index, self._decoder
+        pictures = _Pictures(len(wanted), self._reformatter)
+        rows = {int(index.pts[index.order[i]]): row for row, i in enumerate(wanted)}
+        decoder.flush_buffers()
+        try:
+            for first, last in index.stretches(wanted):
+                # x264 says in its first packet how its 4:4:4 pictures are to be read.
+                if first and self._codec == "h264" and "444" in (decoder.pix_fmt or ""):
+                    decoder.decode(next(self._read(0, 0)))
+                    decoder.flush_buffers()
+                part = slice(first, last + 1)
+                announced = set(index.pts[part][index.kind[part] & SHOWN > 0].tolist())
+                for packet in itertools.chain(self._read(first, last), [None]):
+                    # Nothing refers to a frame that is skipped here, so no other changes. Not so for AV1.
+                    if self._codec == "h264" and packet is not None:
+                        decoder.skip_frame = "DEFAULT" if packet.pts in rows else "NONREF"
+                    for frame in decoder.decode(packet):
+                        # Pictures before the key frame lack what they refer to; nobody asked for them here.
+                        if frame.pts is None or frame.pts < index.pts[first]:
+                            continue
+                        if frame.is_corrupt or (frame.pts == index.pts[first] and not frame.key_frame):
+                            return None
+                        announced.discard(frame.pts)
+                        if frame.pts in rows:
+                            pictures.put(rows[frame.pts], frame)
+                decoder.flush_buffers()
+                if self._codec != "h264" and any(pts >= index.pts[first] for pts in announced):
+                    return None
+        except av.FFmpegError:
+            return None
+        return pictures if pictures.complete else None
+
+    def _decode_from_start(self, wanted: list[int]) -> "_Pictures":
+        pictures = _Pictures(len(wanted), self._reformatter)
+        rows = {i: row for row, i in enumerate(wanted)}
+        for i, frame in enumerate(self._in_order() if self._frames is None else self._frames):
+            if i in rows:
+                pictures.put(rows[i], frame)
+            if i == wanted[-1]:
+                return pictures
+        raise _Damage(f"frame {wanted[-1]} does not come out")
+
+    def _in_order(self) -> Iterator[av.VideoFrame]:
+        """All frames of the file from the first one on; `_Damage` where they stop being trustworthy."""
+        container, stream = self._open()
+        with container:
+            packets = itertools.chain(_packets(container, stream), [None])
+            for count in itertools.count():
+                try:
+                    packet = next(packets)
+                    frames = stream.codec_context.decode(packet)
+                except av.FFmpegError as error:
+                    raise _Damage(f"packet {count}: {_cause(error)}") from error
+                if packet is not None and packet.is_corrupt:
+                    raise _Damage(_CUT_SHORT)
+                for frame in frames:
+                    if frame.is_corrupt:
+                        raise _Damage("a frame is damaged")
+                    yield frame
+                if packet is None:
+                    return
+
+    def _read(self, first: int, last: int) -> Iterator[av.Packet]:
+        """Packets ``first`` to ``last`` of the video stream, by number in file order."""
+        if self._packets is not None:
+            yield from self._packets[first : last + 1]
+            return
+        for place, packet in enumerate(self._read_on(first), first):
+            self._next = place + 1
+            yield packet
+            if place == last:
+                return
+
+    def _read_on(self, first: int) -> Iterator[av.Packet]:
+        """Packets from ``first`` to the end, from disk."""
+        pts, pos = self.index.pts, self.index.pos
+        if self._next is None or self._next > first or pos[first] - pos[self._next] > _SEEK_OVER:
+            self._container.seek(int(pts[first]), stream=self._stream)
+            packets = _packets(self._container, self._stream)
+            for packet in packets:
+                if packet.pts == pts[first]:
+                    yield packet
+                    yield from packets
+                    return
+                if packet.pos is not None and packet.pos > pos[first]:
+                    break
+            # The seek went too far: begin again.
+            self._container.close()
+            self._container, self._stream = self._open()
+            self._next = 0
+        yield from itertools.islice(_packets(self._container, self._stream), first - self._next, None)
+
+
+class _Damage(Exception):
+    """What is wrong with the file from here on."""
+
+
+class _Pictures:
+    """Rows of RGB pictures [T, H, W, 3], filled one by one."""
+
+    def __init__(self, count: int, reformatter: VideoReformatter) -> None:
+        self._count, self._reformatter = count, reformatter
+        self._filled: set[int] = set()
+        self.pixels: np.ndarray | None = None
+        self.geometry: tuple[int, int, int] | None = None
+
+    @property
+    def complete(self) -> bool:
+        return len(self._filled) == self._count
+
+    def put(self, row: int, frame: av.VideoFrame) -> None:
+        """Convert a frame into a row, upright."""
+        # By default the conversion starts a thread on every core of the host.
+        rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
+        plane = rgb.planes[0]
+        lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: rgb.height, : 3 * rgb.width]
+        picture, turn = _upright(lines.reshape(rgb.height, rgb.width, 3), frame)
+        height, width = picture.shape[:2]
+        if self.pixels is None:
+            self.pixels = np.empty((self._count, height, width, 3), np.uint8)
+            self.geometry = width, height, turn
+        elif self.pixels.shape[1:] != picture.shape:
+            before = f"{self.pixels.shape[2]} x {self.pixels.shape[1]}"
+            raise _Damage(f"the size of the frames changes from {before} to {width} x {height}")
+        self.pixels[row] = picture
+        self._filled.add(row)
+
+
+def _check_file(path: str) -> None:
+    """Fail at once for what cannot be a video file; opening some of these would wait for ever."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError as error:
+        raise VideoError(path, "no such file") from error
+    except (OSError, ValueError) as error:
+        raise VideoError(path, _cause(error)) from error
+    if stat.S_ISDIR(status.st_mode):
+        raise VideoError(path, "is a directory")
+    if not stat.S_ISREG(status.st_mode):
+        raise VideoError(path, "not a regular file")
+    if not status.st_size:
+        raise VideoError(path, "empty file")
+
+
+def _cause(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
+    """Packets of a stream without the empty one that marks the end."""
+    return (packet for packet in container.demux(stream) if packet.size)
+
+
+def _upright(picture: np.ndarray, frame: av.VideoFrame) -> tuple[np.ndarray, int]:
+    """The picture [H, W, 3] turned by quarter turns, and mirrored, as its display matrix says; degrees clockwise."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return picture, 0
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    upended = abs(b) + abs(c) > abs(a) + abs(d)
+    right, down = (c, b) if upended else (a, d)
+    if upended:
+        picture = picture.swapaxes(0, 1)
+    turn = (90 if upended else 0) + (180 if down < 0 else 0)
+    return picture[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1], turn
