@@ -1,0 +1,31 @@
+"""Fixtures that several test files share."""
+
+from pathlib import Path
+
+import pytest
+
+from videobench.datasets.demo import write_demo_dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def demo_data(tmp_path_factory) -> Path:
+    """A small copy of the demo data set: 32 training and 10 validation videos."""
+    folder = tmp_path_factory.mktemp("demo") / "data"
+    write_demo_dataset(folder, splits={"train": 32, "val": 10}, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(demo_data) -> list:
+    """Overrides of the demo recipe for a network and clips that take seconds."""
+    return [
+        *("DATA.PATH_TO_DATA_DIR", str(demo_data), "DATA.PATH_PREFIX", str(demo_data)),
+        *("DATA.CLASS_NAMES", str(demo_data / "classes.txt")),
+        *("UNIFORMER.EMBED_DIM", [8, 8, 16, 16], "UNIFORMER.DEPTH", [1, 1, 1, 1], "UNIFORMER.HEAD_DIM", 8),
+        *("DATA.NUM_FRAMES", 4, "DATA.TRAIN_CROP_SIZE", 32, "DATA.TEST_CROP_SIZE", 32),
+        *("DATA.TRAIN_JITTER_SCALES", [32, 36], "TRAIN.BATCH_SIZE", 8, "SOLVER.MAX_EPOCH", 2),
+        *("SOLVER.WARMUP_EPOCHS", 0.0, "TRAIN.EVAL_PERIOD", 1, "TRAIN.CHECKPOINT_PERIOD", 1),
+        *("DATA_LOADER.NUM_WORKERS", 0, "LOG_PERIOD", 2),
+    ]

@@ -1,0 +1,47 @@
+"""Train and test a network: python tools/run_net.py --cfg FILE [FILE ...] [KEY VALUE ...]."""
+
+import argparse
+import sys
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Train and test a video-recognition network.",
+        epilog="KEY VALUE pairs override the configuration, with or without --opts in front of them, for example: "
+        "NUM_GPUS 0 SOLVER.BASE_LR 1e-4. Exit status: 0 done; 1 the test met more unreadable videos than "
+        "TEST.ALLOW_FAILED; 2 the configuration or the input is wrong.",
+    )
+    parser.add_argument("--cfg", nargs="+", default=[], metavar="FILE", help="YAML files; later ones win")
+    parser.add_argument("--shard_id", type=int, help="index of this machine (SHARD_ID)")
+    parser.add_argument("--num_shards", type=int, help="number of machines (NUM_SHARDS)")
+    parser.add_argument(
+        "--init_method",
+        default="tcp://localhost:9999",
+        help="where the processes of all machines meet (default: %(default)s)",
+    )
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="overrides")
+    args, rest = parser.parse_known_args(argv)
+    if unknown := [word for word in rest if word.startswith("--")]:
+        parser.error(f"unknown option {unknown[0]}")
+    # `--cfg A.yaml KEY VALUE` reads everything as files: the first word that is no YAML file begins the overrides.
+    is_file = [index == 0 or word.endswith((".yaml", ".yml")) for index, word in enumerate(args.cfg)]
+    files = is_file.index(False) if False in is_file else len(is_file)
+    args.overrides = args.cfg[files:] + rest + args.opts
+    args.cfg = args.cfg[:files]
+    if args.shard_id is not None:
+        args.overrides += ["SHARD_ID", args.shard_id]
+    if args.num_shards is not None:
+        args.overrides += ["NUM_SHARDS", args.num_shards]
+    return args
+
+
+def main() -> int:
+    args = parse_args()
+
+    from videobench.engine.run import run
+
+    return run(args.cfg, args.overrides, args.init_method)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

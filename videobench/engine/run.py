@@ -1,0 +1,84 @@
+"""One command's work: load and check the configuration, start the ranks, train, test, report."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from videobench.config import CfgNode, ConfigError, load_config
+from videobench.config.checks import check_config
+from videobench.datasets.annotations import read_class_names
+from videobench.datasets.loader import DataError, split_list
+from videobench.distributed.group import barrier, is_main
+from videobench.distributed.launch import launch
+from videobench.engine.tester import test, weights_to_test
+from videobench.engine.trainer import train
+from videobench.models import WeightsError
+from videobench.reporting.log import setup_logging
+from videobench.reporting.run_report import result_table, write_report
+
+logger = logging.getLogger(__name__)
+
+#: Exit statuses: done; the test met more unreadable videos than allowed; the configuration or the input is wrong.
+DONE, FAILED_VIDEOS, WRONG_INPUT = 0, 1, 2
+
+
+def run(config_files: Sequence[str], overrides: Sequence[Any], init_method: str) -> int:
+    """Train and test as the configuration says; what is wrong with its input is said in one message on stderr.
+
+    Returns:
+        The exit status: 0 done, 1 more unreadable test videos than TEST.ALLOW_FAILED, 2 wrong configuration or input.
+    """
+    setup_logging(None)
+    try:
+        cfg = load_config(config_files, overrides)
+        prepare(cfg)
+        return launch(cfg, _work, init_method)
+    except (ConfigError, DataError, WeightsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG_INPUT
+
+
+def prepare(cfg: CfgNode) -> None:
+    """Check everything that can be checked before work starts, and write OUTPUT_DIR/config.yaml.
+
+    Raises:
+        ConfigError: for a configuration that cannot run, list files that cannot be used, class names that do not fit
+            MODEL.NUM_CLASSES, and an OUTPUT_DIR that cannot be written.
+        WeightsError: when only damaged checkpoints could be tested.
+    """
+    check_config(cfg)
+    if cfg.DATA.CLASS_NAMES and (count := len(read_class_names(cfg.DATA.CLASS_NAMES))) != cfg.MODEL.NUM_CLASSES:
+        raise ConfigError(
+            f"{cfg.DATA.CLASS_NAMES} (DATA.CLASS_NAMES) has {count} classes, but MODEL.NUM_CLASSES is "
+            f"{cfg.MODEL.NUM_CLASSES}"
+        )
+    for split in ["train", "val"] * cfg.TRAIN.ENABLE + ["test"] * cfg.TEST.ENABLE:
+        split_list(cfg, split)
+    output = Path(cfg.OUTPUT_DIR)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "config.yaml").write_text(cfg.dump())
+    except OSError as error:
+        raise ConfigError(f"OUTPUT_DIR: cannot write to {output}: {error.strerror}") from error
+    if cfg.TEST.ENABLE and not cfg.TRAIN.ENABLE:
+        weights_to_test(cfg)
+
+
+def _work(cfg: CfgNode, device: torch.device) -> int:
+    setup_logging(cfg.OUTPUT_DIR, main=is_main())
+    results = None
+    if cfg.TRAIN.ENABLE:
+        train(cfg, device)
+        barrier()  # the last checkpoint is written by the first rank
+    if cfg.TEST.ENABLE:
+        results = test(cfg, device)
+    if not is_main():
+        return DONE
+    report = write_report(cfg.OUTPUT_DIR)
+    print(result_table(cfg.OUTPUT_DIR, results), flush=True)
+    print(f"report: {report}", flush=True)
+    return FAILED_VIDEOS if results and len(results["failed"]) > cfg.TEST.ALLOW_FAILED else DONE

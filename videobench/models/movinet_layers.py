@@ -1,0 +1,359 @@
+"""Layers of MoViNet, and how a causal one continues a stream."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Style:
+    """What the published networks differ in besides size: base is 3d and not causal, stream 2plus1d and causal."""
+
+    causal: bool
+    two_plus_one: bool
+    tf_like: bool
+
+    def activation(self, x: Tensor) -> Tensor:
+        return F.hardswish(x) if self.two_plus_one else F.silu(x)
+
+    def gate(self, x: Tensor) -> Tensor:
+        # TensorFlow's hard sigmoid; PyTorch's has slope 1/6.
+        return (0.2 * x + 0.5).clamp(0, 1) if self.two_plus_one else x.sigmoid()
+
+
+class Piece:
+    """The frames of one call, read as the continuation of the frames that left ``past`` behind.
+
+    ``past`` is never written; what the next call needs is gathered in ``left``, cut from the graph (truncated
+    back-propagation, as published). Layers name their entries.
+
+    Args:
+        past: see :meth:`videobench.models.movinet.MoViNet.stream_state`.
+        positions: index of every frame since the start of its stream, [N, T].
+    """
+
+    def __init__(self, past: State, positions: Tensor) -> None:
+        self.past = past
+        self.positions = positions
+        self.left: State = {}
+
+    def with_earlier_frames(self, key: str, x: Tensor, frames: int) -> Tensor:
+        """``x`` [N, C, T, H, W] with the ``frames`` frames before it in front; before the first there is zero."""
+        before = self.past[key]
+        if before.shape[-2:] == x.shape[-2:]:
+            joined = torch.cat([before.to(x.dtype).contiguous(memory_format=_layout(x)), x], dim=2)
+        elif before.shape[-2:] == (1, 1):
+            joined = F.pad(x, (0, 0, 0, 0, frames, 0))  # a fresh state that was not told its size
+        else:
+            raise ValueError(
+                f"the stream began with other frame sizes ({key} holds {list(before.shape[-2:])}, the new frames give "
+                f"{list(x.shape[-2:])}): take a new stream_state, or call clean_activation_buffers()"
+            )
+        self.left[key] = joined.detach()[:, :, -frames:].to(before.dtype, copy=True)
+        return joined
+
+    def running_mean(self, key: str, x: Tensor) -> Tensor:
+        """Mean of ``x`` [N, T, C] over all frames of the stream up to and including each one."""
+        total = self.past[key]
+        sums = total[:, None] + x.cumsum(1, dtype=total.dtype)
+        self.left[key] = sums[:, -1].detach().clone()
+        return (sums / (self.positions + 1)[..., None]).to(x.dtype)
+
+    def position_encoding(self, width: int, dtype: torch.dtype) -> Tensor:
+        """Sines, then cosines, of the frames' positions at ``width`` / 2 wavelengths: [N, T, width]."""
+        exact = torch.promote_types(dtype, torch.float32)
+        steps = torch.arange(0, width, 2, device=self.positions.device, dtype=exact) / width
+        angles = self.positions[..., None].to(exact) * 10000.0**-steps
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).to(dtype)
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    channels_last = x.is_contiguous(memory_format=torch.channels_last_3d)
+    return torch.channels_last_3d if channels_last else torch.contiguous_format
+
+
+def frame_vectors(x: Tensor) -> Tensor:
+    """Spatial means of [N, C, T, H, W] as [N, T, C]."""
+    # Averaging one flattened axis is many times faster than two when channels lie innermost.
+    return x.movedim(1, -1).flatten(2, 3).mean(2)
+
+
+def _as_clip(vectors: Tensor) -> Tensor:
+    """[N, T, C] as [N, C, T, 1, 1], without a copy."""
+    return vectors.movedim(-1, 1)[..., None, None]
+
+
+def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros that TensorFlow's "same" puts before and after an axis."""
+    total = max(kernel - (size % stride or stride), 0)
+    return total // 2, total - total // 2
+
+
+class Convolution(nn.Module):
+    """A convolution on [N, C, T, H, W], strided over space only, whose weight keeps its published shape.
+
+    Args:
+        kernel: extent in time, height, width.
+        padding: zeros on each spatial side; None means TensorFlow's "same".
+        time_padding: zeros before and after the clip.
+        flat: the weight is stored as that of a 2-D convolution, over space or (``kernel`` longer than 1) over time.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: tuple[int, int, int],
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        padding: int | None = 0,
+        time_padding: int = 0,
+        flat: bool = False,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.groups = kernel, stride, groups
+        self.padding, self.time_padding = padding, time_padding
+        self.full_shape = (out_channels, in_channels // groups, *kernel)
+        stored = kernel if not flat else kernel[1:] if kernel[0] == 1 else kernel[:2]
+        self.weight = nn.Parameter(torch.empty(*self.full_shape[:2], *stored))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        nn.init.kaiming_normal_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.view(self.full_shape)
+        channels_last = _layout(x) == torch.channels_last_3d
+        if self.kernel == (1, 1, 1) and channels_last:
+            return F.linear(x.movedim(1, -1), weight.flatten(1), self.bias).movedim(-1, 1)
+        (pad_h, skip_h), (pad_w, skip_w) = (self._padding(size) for size in x.shape[-2:])
+        if self.kernel[0] == 1 and channels_last:
+            frames = x.transpose(1, 2)
+            y = F.conv2d(
+                frames.flatten(0, 1), weight[:, :, 0], self.bias, self.stride, (pad_h, pad_w), groups=self.groups
+            )
+            y = y.unflatten(0, frames.shape[:2]).transpose(1, 2)
+        else:
+            stride, padding = (1, self.stride, self.stride), (self.time_padding, pad_h, pad_w)
+            y = F.conv3d(x, weight, self.bias, stride, padding, groups=self.groups)
+            y = y.contiguous(memory_format=_layout(x))
+        return y[..., skip_h:, skip_w:] if skip_h or skip_w else y
+
+    def _padding(self, size: int) -> tuple[int, int]:
+        """Zeros on both sides of an axis, and how many outputs to drop at its start."""
+        if self.padding is not None:
+            return self.padding, 0
+        before, after = _same_padding(size, self.kernel[1], self.stride)
+        # One stride more on both sides shifts the windows by one output: cheaper than a padded copy of the input.
+        return (before, 0) if before == after else (before + self.stride, 1)
+
+    def output_size(self, size: int) -> int:
+        if self.padding is None:
+            return -(-size // self.stride)
+        return (size + 2 * self.padding - self.kernel[1]) // self.stride + 1
+
+    def extra_repr(self) -> str:
+        padding = "same" if self.padding is None else self.padding
+        return f"{list(self.weight.shape)}, stride={self.stride}, padding={padding}, groups={self.groups}"
+
+
+class Unit(nn.Module):
+    """Convolution, batch norm (optional), activation (optional)."""
+
+    def __init__(self, conv: Convolution, norm: bool, activation: Callable[[Tensor], Tensor] | None) -> None:
+        super().__init__()
+        self._conv_name = f"conv{conv.weight.dim() - 2}d"
+        self.add_module(self._conv_name, conv)
+        self.norm = nn.BatchNorm3d(len(conv.weight), eps=1e-3) if norm else None
+        self.activation = activation
+
+    @property
+    def conv(self) -> Convolution:
+        return getattr(self, self._conv_name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        return self.activation(x) if self.activation else x
+
+    @torch.no_grad()
+    def fold_norm(self) -> None:
+        """Make the norm part of the convolution, as it acts in eval mode."""
+        if self.norm is None:
+            return
+        scale = self.norm.weight * (self.norm.running_var + self.norm.eps).rsqrt()
+        self.conv.weight.mul_(scale.view(-1, *[1] * (self.conv.weight.dim() - 1)))
+        self.conv.bias = nn.Parameter(self.norm.bias - self.norm.running_mean * scale)
+        self.norm = None
+
+
+class ConvLayer(nn.Module):
+    """One convolution of the tables: a unit, or in (2+1)D a spatial unit and a temporal one.
+
+    A causal layer over time takes the frames before the piece from the piece's past, under the name ``key``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        style: Style,
+        *,
+        kernel: tuple[int, int, int] = (1, 1, 1),
+        stride: int = 1,
+        padding: int | None = None,
+        groups: int = 1,
+        norm: bool = True,
+        activation: bool = True,
+        key: str = "",
+    ) -> None:
+        super().__init__()
+        self.earlier_frames = kernel[0] - 1 if style.causal else 0
+        self.key = key
+        length, *sides = kernel
+        time_padding = 0 if style.causal else length // 2
+        if not style.tf_like and padding is None:
+            padding = sides[0] // 2
+        act = style.activation if activation else None
+        split = style.two_plus_one and length > 1
+        conv = Convolution(
+            in_channels,
+            out_channels,
+            (1, *sides) if split else kernel,
+            stride=stride,
+            groups=groups,
+            padding=padding,
+            time_padding=0 if split else time_padding,
+            flat=style.two_plus_one,
+            bias=not norm,
+        )
+        self.conv_1 = Unit(conv, norm, act)
+        self.conv_2 = None
+        if split:
+            over_time = Convolution(
+                out_channels, out_channels, (length, 1, 1), groups=groups, time_padding=time_padding, flat=True
+            )
+            self.conv_2 = Unit(over_time, norm, act)
+
+    def forward(self, x: Tensor, piece: Piece | None = None) -> Tensor:
+        if self.conv_2 is None:
+            return self.conv_1(self._continued(x, piece))
+        return self.conv_2(self._continued(self.conv_1(x), piece))
+
+    def _continued(self, x: Tensor, piece: Piece | None) -> Tensor:
+        return piece.with_earlier_frames(self.key, x, self.earlier_frames) if self.earlier_frames else x
+
+
+class SqueezeExcitation(nn.Module):
+    """Channel gates from the mean of the clip or, causal, from the running mean and each frame's own mean."""
+
+    def __init__(self, channels: int, style: Style, key: str, positional_encoding: bool) -> None:
+        super().__init__()
+        hidden = _round_to_eight(channels / (2 if style.causal else 4))
+        inputs = 2 * channels if style.causal else channels
+        self.fc1 = ConvLayer(inputs, hidden, style, norm=False)
+        self.fc2 = ConvLayer(hidden, channels, style, norm=False, activation=False)
+        self.gate = style.gate
+        self.key = key
+        self.position_scale = nn.Parameter(torch.zeros(())) if positional_encoding else None
+
+    def forward(self, x: Tensor, piece: Piece | None = None) -> Tensor:
+        means = frame_vectors(x)
+        if piece is None:
+            squeezed = means.mean(1, keepdim=True)
+        else:
+            squeezed = torch.cat([piece.running_mean(self.key, means), means], dim=-1)
+            if self.position_scale is not None:
+                encoding = piece.position_encoding(squeezed.shape[-1], squeezed.dtype)
+                squeezed = squeezed + self.position_scale * encoding
+        return x * self.gate(self.fc2(self.fc1(_as_clip(squeezed))))
+
+
+def _round_to_eight(width: float) -> int:
+    rounded = max(8, int(width + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * width else rounded
+
+
+class RunningPool(nn.Module):
+    """Mean over space and over the stream up to each frame: [N, C, T, H, W] to [N, C, T, 1, 1]."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.key = key
+
+    def forward(self, x: Tensor, piece: Piece) -> Tensor:
+        return _as_clip(piece.running_mean(self.key, frame_vectors(x)))
+
+
+class ShortcutPool(nn.Module):
+    """Average pool 1x3x3 with spatial stride 2; ``padding`` None is TensorFlow's "same", which leaves zeros out."""
+
+    def __init__(self, padding: int | None) -> None:
+        super().__init__()
+        self.padding = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Pools of frames, along whichever axes merge without a copy: the 3-D pool is slow, and lacks bfloat16 on CPUs.
+        if x.is_contiguous():
+            return self._pool(x.flatten(1, 2)).unflatten(1, x.shape[1:3])
+        frames = x.transpose(1, 2)
+        return self._pool(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).transpose(1, 2)
+
+    def _pool(self, x: Tensor) -> Tensor:
+        if self.padding is not None:
+            return F.avg_pool2d(x, 3, 2, self.padding)
+        # Even sides want one more pixel at the end only: that is what rounding the size up does.
+        odd = [size % 2 for size in x.shape[-2:]]
+        return F.avg_pool2d(x, 3, 2, odd, ceil_mode=True, count_include_pad=False)
+
+    def extra_repr(self) -> str:
+        return f"padding={'same' if self.padding is None else self.padding}"
+
+
+class Block(nn.Module):
+    """Expand, depthwise convolution, squeeze-excitation, project; scaled by ``alpha`` and added to the shortcut."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        expanded: int,
+        out_channels: int,
+        kernel: tuple[int, int, int],
+        style: Style,
+        *,
+        stride: int,
+        padding: int | None,
+        pool_padding: int,
+        key: str,
+        positional_encoding: bool,
+    ) -> None:
+        super().__init__()
+        self.expand = ConvLayer(in_channels, expanded, style)
+        self.deep = ConvLayer(
+            expanded,
+            expanded,
+            style,
+            kernel=kernel,
+            stride=stride,
+            padding=None if style.tf_like else padding,
+            groups=expanded,
+            key=f"{key}.deep",
+        )
+        self.se = SqueezeExcitation(expanded, style, f"{key}.se", positional_encoding)
+        self.project = ConvLayer(expanded, out_channels, style, activation=False)
+        self.res = None
+        if stride > 1 or in_channels != out_channels:
+            pool = [ShortcutPool(None if style.tf_like else pool_padding)] if stride > 1 else []
+            self.res = nn.Sequential(*pool, ConvLayer(in_channels, out_channels, style, activation=False))
+        self.alpha = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, piece: Piece | None = None) -> Tensor:
+        branch = self.project(self.se(self.deep(self.expand(x), piece), piece))
+        shortcut = x if self.res is None else self.res(x)
+        return torch.addcmul(shortcut, branch, self.alpha.to(branch.dtype))

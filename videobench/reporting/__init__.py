@@ -1,0 +1,1 @@
+"""What people see of a run: log lines, TensorBoard, the page of a run."""
