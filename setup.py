@@ -16,6 +16,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["videobench", "videobench.*"]),
+    package_data={"videobench.models": ["zoo.yaml"]},
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",

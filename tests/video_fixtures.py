@@ -1,6 +1,7 @@
 """Small video files of many kinds, sound and broken, and the plain decode they are compared with."""
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -142,20 +143,22 @@ def hide_first_frames(path: Path, seconds: float) -> None:
 
 
 def damage_packet(path: Path, number: int) -> None:
-    """Overwrite the middle of a packet of the first video stream."""
+    """Overwrite a packet of the first video stream (packets in file order)."""
     with av.open(os.fspath(path)) as container:
-        packet = [p for p in container.demux(container.streams.video[0]) if p.size][number]
-        place, size = packet.pos, packet.size
-    content = bytearray(path.read_bytes())
+        packet = bytes([p for p in container.demux(container.streams.video[0]) if p.size][number])
     # Lengths of all ones leave the decoder nothing to guess.
-    content[place : place + size] = b"\xff" * size
-    path.write_bytes(content)
+    path.write_bytes(path.read_bytes().replace(packet, b"\xff" * len(packet)))
 
 
-def cut(path: Path, target: Path, share: float) -> Path:
-    """The first part of a file."""
+def forge_x264_version(path: Path, version: int) -> None:
+    """Make a file of x264 look as if an older x264, with known faults, had made it."""
+    path.write_bytes(re.sub(rb"x264 - core \d+", b"x264 - core %d" % version, path.read_bytes()))
+
+
+def cut(path: Path, target: Path, share: float = 1.0, *, through: bytes = b"") -> Path:
+    """The first part of a file: a share of its bytes, or all up to where some bytes come first."""
     content = path.read_bytes()
-    target.write_bytes(content[: int(len(content) * share)])
+    target.write_bytes(content[: content.index(through) + len(through) if through else int(len(content) * share)])
     return target
 
 
@@ -170,8 +173,17 @@ def reference(path: Path, stream: int = 0) -> np.ndarray:
     return np.stack(frames)
 
 
+# SVT-AV1 writes pages of facts to stderr.
+os.environ.setdefault("SVT_LOG", "1")
+
 X264 = {"preset": "veryfast", "threads": "1"}
-_X265 = "log-level=none:pools=1:frame-threads=1:"
+_VPX = {"g": "15", "auto-alt-ref": "1", "lag-in-frames": "12", "b": "200k"}
+_SVT = {"preset": "11", "svtav1-params": "lp=1"}
+
+
+def _x265(parameters: str) -> dict[str, str]:
+    return {"preset": "ultrafast", "x265-params": f"log-level=none:pools=1:frame-threads=1:{parameters}"}
+
 
 # Name -> how to write it.
 KINDS: dict[str, Callable[[Path], Path]] = {
@@ -183,7 +195,9 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "h264_open_gop": lambda p: write_clip(
         p / "a.mp4", options=X264 | {"x264-params": "open-gop=1:keyint=10:bframes=5:b-adapt=0:b-pyramid=normal"}
     ),
-    "h264_intra_refresh": lambda p: write_clip(p / "a.mp4", options=X264 | {"x264-params": "intra-refresh=1:keyint=12"}),
+    "h264_intra_refresh": lambda p: write_clip(
+        p / "a.mp4", options=X264 | {"x264-params": "intra-refresh=1:keyint=12"}
+    ),
     "h264_slices_weighted": lambda p: write_clip(
         p / "a.mp4", options=X264 | {"preset": "slow", "x264-params": "slices=3:keyint=15"}
     ),
@@ -223,23 +237,20 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "h264_multi_stream": lambda p: write_clip(
         p / "a.mp4", options=X264 | {"g": "12"}, audio=True, second_video=pictures(50, 128, 96, seed=1)
     ),
-    "hevc": lambda p: write_clip(
-        p / "a.mp4", codec="libx265", options={"preset": "ultrafast", "x265-params": _X265 + "keyint=10:bframes=4:b-adapt=0"}
-    ),
+    "hevc": lambda p: write_clip(p / "a.mp4", codec="libx265", options=_x265("keyint=10:bframes=4:b-adapt=0")),
     "hevc_closed_10bit_odd": lambda p: write_clip(
-        p / "a.mkv", codec="libx265", pix_fmt="yuv444p10le", size=(65, 49),
-        options={"preset": "ultrafast", "x265-params": _X265 + "keyint=8:no-open-gop=1"},
+        p / "a.mkv",
+        codec="libx265",
+        pix_fmt="yuv444p10le",
+        size=(65, 49),
+        options=_x265("keyint=8:no-open-gop=1"),
     ),
-    "vp8_hidden_frames": lambda p: write_clip(
-        p / "a.webm", codec="libvpx", options={"g": "15", "auto-alt-ref": "1", "lag-in-frames": "12", "b": "200k"}
-    ),
-    "vp9_hidden_frames": lambda p: write_clip(
-        p / "a.webm", codec="libvpx-vp9", size=(65, 49), options={"g": "15", "auto-alt-ref": "1", "lag-in-frames": "12", "b": "200k"}
-    ),
+    "vp8_hidden_frames": lambda p: write_clip(p / "a.webm", codec="libvpx", options=_VPX),
+    "vp9_hidden_frames": lambda p: write_clip(p / "a.webm", codec="libvpx-vp9", size=(65, 49), options=_VPX),
     "vp9_mp4": lambda p: write_clip(p / "a.mp4", codec="libvpx-vp9", options={"g": "9", "deadline": "realtime"}),
-    "av1": lambda p: write_clip(p / "a.mp4", codec="libsvtav1", options={"g": "16", "preset": "12", "svtav1-params": "lp=1"}),
+    "av1": lambda p: write_clip(p / "a.mp4", codec="libsvtav1", options=_SVT | {"g": "16"}),
     "av1_webm_10bit": lambda p: write_clip(
-        p / "a.webm", codec="libsvtav1", pix_fmt="yuv420p10le", options={"g": "12", "preset": "12", "svtav1-params": "lp=1"}
+        p / "a.webm", codec="libsvtav1", pix_fmt="yuv420p10le", options=_SVT | {"g": "12"}
     ),
     "mpeg4_avi": lambda p: write_clip(p / "a.avi", codec="mpeg4", options={"g": "12", "bf": "2"}),
     "mpeg4_mp4": lambda p: write_clip(p / "a.mp4", codec="mpeg4", options={"g": "12", "bf": "2"}),
@@ -251,7 +262,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
 } | {
     f"h264_{name}": lambda p, m=matrix: write_clip(p / "a.mp4", matrix=m, options=X264 | {"g": "12"})
     for name, matrix in MATRICES.items()
-}  # fmt: skip
+}
 
 
 def _video_stream(container, frames, codec, pix_fmt, rate, options):

@@ -108,9 +108,7 @@ def test_plain_rule_in_numbers():
     views=st.integers(1, 10),
     draw=st.floats(0, 1, exclude_max=True),
 )
-def test_plain_rule_spreads_views_from_first_to_last_and_keeps_the_stride(
-    frames, fps, num_frames, stride, views, draw
-):
+def test_plain_rule_spreads_views_from_first_to_last_and_keeps_the_stride(frames, fps, num_frames, stride, views, draw):
     shape = {"frames": frames, "fps": fps, "num_frames": num_frames, "stride": stride}
     clips = [clip_indices("time", **shape, view=k, views=views) for k in range(views)]
     step = float(stride * fps / 30)

@@ -10,8 +10,6 @@ that were announced, frames are counted from the beginning.
 import io
 import itertools
 import operator
-import os
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,11 +21,11 @@ import av
 import numpy as np
 import torch
 from av.container import InputContainer
-from av.stream import Discard, Disposition
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from torch import Tensor
 
+from videobench.datasets.containers import VideoError, cause_of, name_of, open_video
 from videobench.datasets.packets import (
     KEY,
     SHOWN,
@@ -42,8 +40,6 @@ from videobench.datasets.packets import (
 # Verified to be exact frame by frame; others are counted.
 _TIMED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 _TIMED_CODECS = {"h264", "hevc", "vp8", "vp9", "av1"}
-# Formats that FFmpeg opens as video but that are text or point to other files.
-_NOT_VIDEO = {"tty", "hls", "dash", "concat", "sdp", "rtsp", "lavfi", "image2"}
 # Packets up to this size together stay in memory between the pass that finds the frames and the decoding.
 _KEEP_PACKETS = 32 << 20
 # Decoded frames up to this size together stay in memory when finding the frames took decoding them.
@@ -51,22 +47,6 @@ _KEEP_FRAMES = 64 << 20
 # Up to this many bytes ahead, reading on beats seeking.
 _SEEK_OVER = 4 << 20
 _CUT_SHORT = "the file ends too early"
-
-
-class VideoError(Exception):
-    """A video that cannot give what was asked of it.
-
-    Attributes:
-        path: the file.
-        cause: what is wrong, without the file's name.
-    """
-
-    def __init__(self, path: str, cause: str) -> None:
-        super().__init__(path, cause)
-        self.path, self.cause = path, cause
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.cause}"
 
 
 @dataclass(frozen=True)
@@ -133,16 +113,16 @@ class Video:
     """
 
     def __init__(self, source: str | Path | bytes, index: VideoIndex | None = None) -> None:
-        self.path = f"<{len(source)} bytes>" if isinstance(source, bytes) else os.fspath(source)
+        self.path = name_of(source)
         self._source = source
-        self._container, self._stream = self._open()
+        self._container, self._stream = open_video(self._source)
         self._decoder = self._stream.codec_context
         self._codec = self._decoder.codec.canonical_name
         self._reformatter = VideoReformatter()
         self._geometry: tuple[int, int, int] | None = None
         # What finding the frames left in memory: packets, or decoded frames.
         self._packets: list[av.Packet] | None = None
-        self._frames: list[av.VideoFrame] | None = None
+        self._decoded: list[av.VideoFrame] | None = None
         # The packet that reading would go on with; None where only a seek helps.
         self._next: int | None = 0
         if index is not None:
@@ -157,7 +137,7 @@ class Video:
     def close(self) -> None:
         """Close the file; nothing can be asked of the video any more."""
         self._container.close()
-        self._packets = self._frames = None
+        self._packets = self._decoded = None
 
     @cached_property
     def index(self) -> VideoIndex:
@@ -176,11 +156,16 @@ class Video:
     @cached_property
     def fps(self) -> Fraction:
         """Frames per second, on average where the distances vary."""
-        index, stream = self.index, self._stream
-        # A container's average counts frames that an edit list hides.
-        if index.timed and index.frames > 1 and not (index.kind & SHOWN).all():
-            return ((index.frames - 1) / (index.span * stream.time_base)).limit_denominator(1001)
-        return stream.average_rate or stream.guessed_rate or Fraction(25)
+        index = self.index
+        stated = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
+        if not index.timed or index.frames == 1:
+            return stated
+        measured = (index.frames - 1) / (index.span * self._stream.time_base)
+        # What a container states counts frames that an edit list hides, and may be its clock instead.
+        hidden = not (index.kind & SHOWN).all() and self._codec != "vp8"
+        if not hidden and abs(stated / measured - 1) < 0.05:
+            return stated
+        return measured.limit_denominator(1001) or measured
 
     @cached_property
     def info(self) -> VideoInfo:
@@ -233,54 +218,16 @@ class Video:
     def _check_range(self, wanted: list[int], index: VideoIndex) -> None:
         outside = wanted[0] if wanted[0] < 0 else wanted[-1]
         if not 0 <= outside < index.frames:
+            there = f"frames 0 to {index.frames - 1} are there" if index.frames else "none is there"
             damage = f" ({index.damage})" if index.damage else ""
-            raise VideoError(self.path, f"frame {outside} asked for, frames 0 to {index.frames - 1} are there{damage}")
+            raise VideoError(self.path, f"frame {outside} asked for, {there}{damage}")
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
         except (av.FFmpegError, OSError, _Damage) as error:
-            raise VideoError(self.path, _cause(error)) from error
-
-    # Opening.
-
-    def _open(self) -> tuple[InputContainer, VideoStream]:
-        if isinstance(self._source, bytes):
-            if not self._source:
-                raise VideoError(self.path, "empty file")
-            file = io.BytesIO(self._source)
-        else:
-            _check_file(self.path)
-            # The prefix keeps FFmpeg from reading a colon in a name as a protocol.
-            file = f"file:{self.path}"
-        try:
-            container = av.open(file, metadata_errors="replace", container_options={"protocol_whitelist": "file"})
-        except av.InvalidDataError as error:
-            raise VideoError(self.path, f"no video, or its header is missing ({_cause(error)})") from error
-        except (av.FFmpegError, OSError) as error:
-            raise VideoError(self.path, _cause(error)) from error
-        try:
-            return container, self._choose_stream(container)
-        except BaseException:
-            container.close()
-            raise
-
-    def _choose_stream(self, container: InputContainer) -> VideoStream:
-        if container.format.name in _NOT_VIDEO:
-            raise VideoError(self.path, f"no video (FFmpeg reads it as {container.format.name})")
-        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not streams:
-            kinds = sorted({"cover picture" if s.type == "video" else str(s.type) for s in container.streams})
-            raise VideoError(self.path, f"no video stream, only {' and '.join(kinds) or 'a header'}")
-        stream = streams[0]
-        if stream.codec_context is None:
-            raise VideoError(self.path, "no decoder for its video codec")
-        for other in container.streams:
-            if other is not stream:
-                other.discard = Discard.all
-        stream.codec_context.thread_count = 1
-        return stream
+            raise VideoError(self.path, cause_of(error)) from error
 
     # Finding the frames.
 
@@ -313,11 +260,13 @@ class Video:
                 if size <= _KEEP_PACKETS:
                     packets.append(packet)
         except av.FFmpegError as error:
-            damage = _cause(error)
-        expected = len(self._stream.index_entries) if name.startswith("mov") else 0
-        if expected > len(pts):
+            damage = cause_of(error)
+        entries = self._stream.index_entries if name.startswith("mov") else ()
+        if len(entries) > len(pts) and (expected := sum(entry.size > 0 for entry in entries)) > len(pts):
             damage = f"{expected - len(pts)} of {expected} packets are missing"
         damage = damage or self._cut_short()
+        if damage and not pts:
+            raise _Damage(f"no frames: {damage}")
         self._packets = packets if len(packets) == len(pts) else None
         # What is missing comes later in decoding order, so it is shown after `end`; frames before are all there.
         return timed_index(pts, pos, kind, damage, end if damage else None)
@@ -335,7 +284,7 @@ class Video:
                     kept.append(frame)
         except _Damage as error:
             damage = str(error)
-        self._frames = kept if len(kept) == count else None
+        self._decoded = kept if len(kept) == count else None
         return counted_index(count, keys, damage or self._cut_short())
 
     def _cut_short(self) -> str:
@@ -356,20 +305,24 @@ class Video:
             for first, last in index.stretches(wanted):
                 # x264 says in its first packet how its 4:4:4 pictures are to be read.
                 if first and self._codec == "h264" and "444" in (decoder.pix_fmt or ""):
-                    decoder.decode(next(self._read(0, 0)))
+                    for packet in self._read(0, 0):
+                        decoder.decode(packet)
                     decoder.flush_buffers()
                 part = slice(first, last + 1)
                 announced = set(index.pts[part][index.kind[part] & SHOWN > 0].tolist())
+                shown = index.pts[first] - 1
                 for packet in itertools.chain(self._read(first, last), [None]):
                     # Nothing refers to a frame that is skipped here, so no other changes. Not so for AV1.
                     if self._codec == "h264" and packet is not None:
                         decoder.skip_frame = "DEFAULT" if packet.pts in rows else "NONREF"
                     for frame in decoder.decode(packet):
-                        # Pictures before the key frame lack what they refer to; nobody asked for them here.
+                        # Pictures shown before the key frame lack what they refer to; nobody asked for them here.
                         if frame.pts is None or frame.pts < index.pts[first]:
                             continue
-                        if frame.is_corrupt or (frame.pts == index.pts[first] and not frame.key_frame):
+                        begins = frame.pts == index.pts[first]
+                        if frame.is_corrupt or frame.pts <= shown or (begins and not frame.key_frame):
                             return None
+                        shown = frame.pts
                         announced.discard(frame.pts)
                         if frame.pts in rows:
                             pictures.put(rows[frame.pts], frame)
@@ -383,7 +336,7 @@ class Video:
     def _decode_from_start(self, wanted: list[int]) -> "_Pictures":
         pictures = _Pictures(len(wanted), self._reformatter)
         rows = {i: row for row, i in enumerate(wanted)}
-        for i, frame in enumerate(self._in_order() if self._frames is None else self._frames):
+        for i, frame in enumerate(self._in_order() if self._decoded is None else self._decoded):
             if i in rows:
                 pictures.put(rows[i], frame)
             if i == wanted[-1]:
@@ -392,7 +345,7 @@ class Video:
 
     def _in_order(self) -> Iterator[av.VideoFrame]:
         """All frames of the file from the first one on; `_Damage` where they stop being trustworthy."""
-        container, stream = self._open()
+        container, stream = open_video(self._source)
         with container:
             packets = itertools.chain(_packets(container, stream), [None])
             for count in itertools.count():
@@ -400,7 +353,7 @@ class Video:
                     packet = next(packets)
                     frames = stream.codec_context.decode(packet)
                 except av.FFmpegError as error:
-                    raise _Damage(f"packet {count}: {_cause(error)}") from error
+                    raise _Damage(f"packet {count}: {cause_of(error)}") from error
                 if packet is not None and packet.is_corrupt:
                     raise _Damage(_CUT_SHORT)
                 for frame in frames:
@@ -436,7 +389,7 @@ class Video:
                     break
             # The seek went too far: begin again.
             self._container.close()
-            self._container, self._stream = self._open()
+            self._container, self._stream = open_video(self._source)
             self._next = 0
         yield from itertools.islice(_packets(self._container, self._stream), first - self._next, None)
 
@@ -462,9 +415,8 @@ class _Pictures:
         """Convert a frame into a row, upright."""
         # By default the conversion starts a thread on every core of the host.
         rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
-        plane = rgb.planes[0]
-        lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: rgb.height, : 3 * rgb.width]
-        picture, turn = _upright(lines.reshape(rgb.height, rgb.width, 3), frame)
+        plane, shape = rgb.planes[0], (rgb.height, rgb.width, 3)
+        picture, turn = _upright(np.ndarray(shape, np.uint8, plane, strides=(plane.line_size, 3, 1)), frame)
         height, width = picture.shape[:2]
         if self.pixels is None:
             self.pixels = np.empty((self._count, height, width, 3), np.uint8)
@@ -474,26 +426,6 @@ class _Pictures:
             raise _Damage(f"the size of the frames changes from {before} to {width} x {height}")
         self.pixels[row] = picture
         self._filled.add(row)
-
-
-def _check_file(path: str) -> None:
-    """Fail at once for what cannot be a video file; opening some of these would wait for ever."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError as error:
-        raise VideoError(path, "no such file") from error
-    except (OSError, ValueError) as error:
-        raise VideoError(path, _cause(error)) from error
-    if stat.S_ISDIR(status.st_mode):
-        raise VideoError(path, "is a directory")
-    if not stat.S_ISREG(status.st_mode):
-        raise VideoError(path, "not a regular file")
-    if not status.st_size:
-        raise VideoError(path, "empty file")
-
-
-def _cause(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
@@ -507,7 +439,7 @@ def _upright(picture: np.ndarray, frame: av.VideoFrame) -> tuple[np.ndarray, int
     if matrix is None:
         return picture, 0
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
-    upended = abs(b) + abs(c) > abs(a) + abs(d)
+    upended = min(abs(b), abs(c)) > max(abs(a), abs(d))
     right, down = (c, b) if upended else (a, d)
     if upended:
         picture = picture.swapaxes(0, 1)

@@ -27,11 +27,11 @@ CLASSES = (
 )
 SPLITS = {"train": 400, "val": 120}
 SEED = 2024
-FRAMES = 40
+FRAMES = 60
 FPS = 25
 SIZE = 96
 # Object radius in pixels, smallest and largest.
-RADII = (17.0, 34.0)
+RADII = (16.0, 42.0)
 _FORMAT = 1
 
 
@@ -82,7 +82,7 @@ def write_demo_dataset(
 
 def render_clip(label: int, rng: np.random.Generator) -> np.ndarray:
     """Frames of one video of a class: uint8 [FRAMES, SIZE, SIZE, 3]."""
-    time = np.arange(FRAMES) / FRAMES
+    time = np.arange(FRAMES) / 40  # in units of 1.6 seconds
     # Where the object is on its torus, how far through its size cycle, and its angle: uniform at every moment.
     x, y, zoom, angle = rng.random(4)[:, None] + np.zeros(FRAMES)
     sway = 0.03 * np.sin(2 * math.pi * (time * rng.uniform(0.5, 2.0, (2, 1)) + rng.random((2, 1))))
@@ -94,23 +94,21 @@ def render_clip(label: int, rng: np.random.Generator) -> np.ndarray:
     elif name in ("moving up", "moving down"):
         y = y + (speed if name == "moving down" else -speed)
     elif name in ("approaching", "receding"):
-        zoom = zoom + (speed if name == "approaching" else -speed)
+        zoom = zoom + 0.7 * (speed if name == "approaching" else -speed)
     else:
-        angle = angle + (speed if name == "turning clockwise" else -speed)
+        angle = angle + 0.5 * (speed if name == "turning clockwise" else -speed)
     radius = RADII[0] * (RADII[1] / RADII[0]) ** (zoom % 1.0)
 
-    background = _texture(rng, SIZE * 2, cells=14, contrast=0.35)
-    texture = _texture(rng, 64, cells=5, contrast=0.6)
-    # The object stands out a little: lighter or darker than the background, with a tint of its own.
+    # The object is lighter or darker than the background, with a tint of its own, and longer than wide.
     sign = -1.0 if rng.random() < 0.5 else 1.0
-    background = np.clip(0.5 - sign * 0.12 + background, 0, 1)
-    texture = np.clip(0.5 + sign * 0.22 + texture, 0, 1)
-    lobes, depth, phase = rng.integers(2, 5), rng.uniform(0.1, 0.3), rng.random()
+    background = np.clip(0.5 - sign * 0.15 + _texture(rng, SIZE * 2, cells=14, contrast=0.3), 0, 1)
+    texture = np.clip(0.5 + sign * 0.25 + _texture(rng, 64, cells=5, contrast=0.5), 0, 1)
+    lobes, depth, phase = rng.integers(2, 4), rng.uniform(0.2, 0.3), rng.random()
     drift = rng.uniform(-0.15, 0.15, 2) * SIZE
     start = rng.uniform(0, SIZE, 2)
     noise = rng.uniform(0.0, 0.04)
 
-    grid = np.arange(SIZE) + 0.5
+    grid = np.arange(SIZE, dtype=np.float32) + 0.5
     frames = np.empty((FRAMES, SIZE, SIZE, 3), np.uint8)
     for i in range(FRAMES):
         columns, rows = (start + drift * time[i])[:, None] + grid

@@ -1,4 +1,4 @@
-"""What the packets of a video file tell without being decoded: which one holds frame i, and where decoding can start."""
+"""What the packets of a video file tell without being decoded: which one holds frame i, where decoding can start."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 
@@ -117,7 +118,7 @@ def _native(request: _Request) -> list[int]:
 
 
 def _slowfast_torchvision(request: _Request) -> list[int]:
-    """Decodes the clip alone when the video has more than T * stride frames, whatever the frame rate, else all of it."""
+    """Decodes the clip alone when the video has more than T * stride frames (at any frame rate), else all of it."""
     # torchvision hands out the frame rate as a 32-bit number.
     fps = float(np.float32(float(request.fps)))
     length = max(1.0, request.num_frames * request.stride / float(request.target_fps) * fps)
@@ -221,8 +222,8 @@ def _uniform(draw: Draw) -> float:
 def _positions(start: float, end: float, count: int, available: int) -> list[int]:
     """Whole numbers at ``count`` places evenly from ``start`` to ``end``, both included.
 
-    Repeats the rounding of PyTorch's 32-bit linspace, which works inwards from both ends with fused multiply-adds: where
-    a place should be a whole number, the frame depends on it.
+    Repeats the rounding of PyTorch's 32-bit linspace, which works inwards from both ends with fused multiply-adds:
+    where a place should be a whole number, the frame depends on it.
     """
     first, last = np.float32(start), np.float32(end)
     if count == 1:
@@ -255,6 +256,4 @@ def _draw_in_segments(request: _Request) -> list[int]:
     """One frame from each of T segments; both ends belong to a segment, so neighbours share a frame."""
     segment = (request.frames - 1) / request.num_frames
     bounds = [round(segment * i) for i in range(request.num_frames + 1)]
-    return [
-        low + int(_uniform(request.draw) * (high - low + 1)) for low, high in zip(bounds[:-1], bounds[1:], strict=True)
-    ]
+    return [low + int(_uniform(request.draw) * (high - low + 1)) for low, high in pairwise(bounds)]

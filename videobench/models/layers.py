@@ -47,7 +47,14 @@ class VideoModel(nn.Module):
         return name.startswith("head.")
 
     def adapt_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weights in another published naming (or of the image network) as this network names and shapes them."""
+        """Weights in another published naming (or of the image network) as this network names and shapes them.
+
+        What needs no change is handed on as the same tensor objects: from that the load report tells renamed from made
+        tensors. Whatever the shapes alone explain (added axes, 2D kernels) is left to the loader.
+
+        Raises:
+            ValueError: when the weights are those of an image network that this network cannot be made of.
+        """
         return state
 
     def no_weight_decay(self) -> set[str]:

@@ -301,10 +301,14 @@ class Motionformer(VideoModel):
         return name.startswith("head")
 
     def adapt_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weights of an image ViT in the shapes of this network; a Motionformer's are returned as they are."""
-        if "patch_embed.proj.weight" not in state or "patch_embed_3d.proj.weight" in state:
+        """Weights of an image ViT in the shapes of this network, or a Motionformer's for its number of frames."""
+        if "patch_embed.proj.weight" in state and "patch_embed_3d.proj.weight" not in state:
+            return state | inflate_image_weights(state, self)
+        table = state.get("temp_embed")
+        if self.joint_positions or table is None or table.shape == self.temp_embed.shape:
             return state
-        return state | inflate_image_weights(state, self)
+        # The published loader leaves the table at zero instead.
+        return state | {"temp_embed": interpolate(table.mT, size=self.temporal_resolution, mode="linear").mT}
 
     def no_weight_decay(self) -> set[str]:
         """Position embeddings and class token (the published training decayed them all the same)."""

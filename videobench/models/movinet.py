@@ -19,7 +19,17 @@ from videobench.models.layers import (
     group_parameters,
     run_block,
 )
-from videobench.models.movinet_layers import Block, ConvLayer, Piece, RunningPool, State, Style, Unit, frame_vectors
+from videobench.models.movinet_layers import (
+    Block,
+    ConvLayer,
+    Piece,
+    RunningPool,
+    State,
+    Style,
+    Unit,
+    frame_vectors,
+    memory_order,
+)
 from videobench.models.movinet_variants import KERNELS, VARIANTS, Variant
 from videobench.models.registry import register_model
 
@@ -201,9 +211,8 @@ class MoViNet(VideoModel):
             if block.deep.earlier_frames:
                 # (2+1)D keeps frames after the spatial convolution, 3D before it.
                 kept = [axis[index + self.style.two_plus_one] for axis in axes] or [1, 1]
-                state[f"{name}.deep"] = torch.zeros(
-                    batch, width, block.deep.earlier_frames, *kept, dtype=dtype, device=device
-                )
+                before = torch.zeros(batch, width, block.deep.earlier_frames, *kept, dtype=dtype, device=device)
+                state[f"{name}.deep"] = before.contiguous(memory_format=memory_order(device))
             state[f"{name}.se"] = torch.zeros(batch, width, dtype=totals, device=device)
         state["head"] = torch.zeros(batch, self.num_features, dtype=totals, device=device)
         return state
@@ -222,9 +231,7 @@ class MoViNet(VideoModel):
 
     def _pooled(self, clip: Tensor, past: State | None) -> tuple[Tensor, State]:
         check_clip(clip, self.in_channels, min_size=self.min_size)
-        if clip.device.type == "cpu":
-            # Channels innermost: pointwise convolutions are matrix products, depthwise ones run several times faster.
-            clip = clip.contiguous(memory_format=torch.channels_last_3d)
+        clip = clip.contiguous(memory_format=memory_order(clip.device))
         positions = None
         left: State = {}
         if past is not None:

@@ -54,7 +54,8 @@ class Piece:
                 f"the stream began with other frame sizes ({key} holds {list(before.shape[-2:])}, the new frames give "
                 f"{list(x.shape[-2:])}): take a new stream_state, or call clean_activation_buffers()"
             )
-        self.left[key] = joined.detach()[:, :, -frames:].to(before.dtype, copy=True)
+        tail = joined.detach()[:, :, -frames:].to(before.dtype)
+        self.left[key] = tail.clone(memory_format=_layout(x))  # not a view, which would keep the whole piece alive
         return joined
 
     def running_mean(self, key: str, x: Tensor) -> Tensor:
@@ -72,6 +73,15 @@ class Piece:
         return torch.cat([angles.sin(), angles.cos()], dim=-1).to(dtype)
 
 
+def memory_order(device: torch.device) -> torch.memory_format:
+    """The order in which clips are worked on.
+
+    On CPUs channels lie innermost: pointwise convolutions are matrix products, depthwise ones several times faster.
+    CUDA's own depthwise kernels want channels first (channels last goes to cuDNN's grouped convolutions).
+    """
+    return torch.channels_last_3d if device.type == "cpu" else torch.contiguous_format
+
+
 def _layout(x: Tensor) -> torch.memory_format:
     channels_last = x.is_contiguous(memory_format=torch.channels_last_3d)
     return torch.channels_last_3d if channels_last else torch.contiguous_format
@@ -86,6 +96,18 @@ def frame_vectors(x: Tensor) -> Tensor:
 def _as_clip(vectors: Tensor) -> Tensor:
     """[N, T, C] as [N, C, T, 1, 1], without a copy."""
     return vectors.movedim(-1, 1)[..., None, None]
+
+
+# With channels last, clips [N, C, T, H, W] and their frames [N T, C, H, W] are views of each other. Passing through
+# [N, T, H, W, C] keeps the strides canonical where an axis has extent 1, as kernels want them to see channels last.
+
+
+def _as_images(x: Tensor) -> Tensor:
+    return x.movedim(1, -1).flatten(0, 1).movedim(-1, 1)
+
+
+def _as_clips(images: Tensor, frames: int) -> Tensor:
+    return images.movedim(1, -1).unflatten(0, (-1, frames)).movedim(-1, 1)
 
 
 def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -133,11 +155,8 @@ class Convolution(nn.Module):
             return F.linear(x.movedim(1, -1), weight.flatten(1), self.bias).movedim(-1, 1)
         (pad_h, skip_h), (pad_w, skip_w) = (self._padding(size) for size in x.shape[-2:])
         if self.kernel[0] == 1 and channels_last:
-            frames = x.transpose(1, 2)
-            y = F.conv2d(
-                frames.flatten(0, 1), weight[:, :, 0], self.bias, self.stride, (pad_h, pad_w), groups=self.groups
-            )
-            y = y.unflatten(0, frames.shape[:2]).transpose(1, 2)
+            y = F.conv2d(_as_images(x), weight[:, :, 0], self.bias, self.stride, (pad_h, pad_w), groups=self.groups)
+            y = _as_clips(y, x.shape[2])
         else:
             stride, padding = (1, self.stride, self.stride), (self.time_padding, pad_h, pad_w)
             y = F.conv3d(x, weight, self.bias, stride, padding, groups=self.groups)
@@ -302,8 +321,7 @@ class ShortcutPool(nn.Module):
         # Pools of frames, along whichever axes merge without a copy: the 3-D pool is slow, and lacks bfloat16 on CPUs.
         if x.is_contiguous():
             return self._pool(x.flatten(1, 2)).unflatten(1, x.shape[1:3])
-        frames = x.transpose(1, 2)
-        return self._pool(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).transpose(1, 2)
+        return _as_clips(self._pool(_as_images(x)), x.shape[2])
 
     def _pool(self, x: Tensor) -> Tensor:
         if self.padding is not None:

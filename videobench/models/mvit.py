@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from videobench.config import CfgNode, ConfigError
 from videobench.models.layers import (
@@ -238,12 +239,13 @@ class MViT(VideoModel):
         return x[:, 0] if self.cls_token is not None else x.mean(dim=1)
 
     def _embed(self, clip: Tensor) -> Tensor:
-        x = self.patch_embed(clip)
+        # Under autocast the sum over all blocks keeps the precision of the weights.
+        x = self.patch_embed(clip).type_as(self.norm.weight)
         if self.pos_embed_spatial is not None:
             x = x + (self.pos_embed_spatial[:, None] + self.pos_embed_temporal[:, :, None]).flatten(1, 2)
         if self.cls_token is not None:
             cls_token = self.cls_token if self.pos_embed_class is None else self.cls_token + self.pos_embed_class
-            x = torch.cat([cls_token.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
+            x = torch.cat([cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         if self.pos_embed is not None:
             x = x + self.pos_embed
         x = self.pos_drop(x)
@@ -255,6 +257,14 @@ class MViT(VideoModel):
         self.head.projection = nn.Linear(self.num_features, num_classes, device=weight.device, dtype=weight.dtype)
         self._init_weights(self.head.projection)
         self._scale_head()
+
+    def adapt_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of timm's models under the published names, and position tables in the sizes of this network."""
+        if any(name.startswith("stages.") for name in state):
+            state = from_timm(state)
+        wanted = {name: tensor.shape for name, tensor in self.state_dict().items() if _POSITIONS_AND_CLASS.search(name)}
+        fitting = {name: resize_positions(name, state[name], shape) for name, shape in wanted.items() if name in state}
+        return state | fitting
 
     def no_weight_decay(self) -> set[str]:
         """Positions and class token, when the configuration exempts them from weight decay."""
@@ -328,6 +338,27 @@ def from_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
             name = f"blocks.{before + int(match[2])}.{rest}"
         renamed[re.sub(r"^head\.fc\.", "head.projection.", name)] = tensor
     return renamed
+
+
+def resize_positions(name: str, table: Tensor, shape: torch.Size) -> Tensor:
+    """A position table in another shape, as SlowFast resizes them; as it is where that is impossible.
+
+    Relative tables [rows, C] and temporal ones [1, T, C] are interpolated linearly, spatial ones [1, H * W, C] with
+    bicubic weights.
+    """
+    side, new_side = math.isqrt(table.shape[-2]), math.isqrt(shape[-2])
+    spatial = name.endswith("pos_embed_spatial")
+    if table.shape == shape or table.dim() != len(shape) or table.shape[-1] != shape[-1]:
+        return table
+    if not (spatial and side**2 == table.shape[-2]) and not re.search(r"rel_pos_[thw]$|pos_embed_temporal$", name):
+        return table
+    line = table.reshape(1, -1, shape[-1]).transpose(1, 2)
+    line = line.to(torch.promote_types(line.dtype, torch.float32))
+    if spatial:
+        line = F.interpolate(line.unflatten(2, (side, side)), size=(new_side, new_side), mode="bicubic").flatten(2)
+    else:
+        line = F.interpolate(line, size=shape[-2], mode="linear")
+    return line.transpose(1, 2).reshape(shape)
 
 
 def mvit_arguments(cfg: CfgNode) -> dict[str, Any]:
