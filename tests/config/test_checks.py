@@ -3,7 +3,8 @@
 import pytest
 
 from videobench.config import ConfigError, load_config
-from videobench.config.checks import check_config
+from videobench.config.checks import SAMPLING_RULES, check_config
+from videobench.datasets.sampling import RULES
 
 
 @pytest.fixture
@@ -50,3 +51,7 @@ def test_all_problems_are_listed_at_once(valid):
         check_config(load_config([], [*valid, "TEST.NUM_SPATIAL_CROPS", 2, "LOG_PERIOD", 0]))
     assert "NUM_SPATIAL_CROPS" in str(caught.value)
     assert "LOG_PERIOD" in str(caught.value)
+
+
+def test_the_sampling_rules_are_those_of_the_package():
+    assert set(SAMPLING_RULES) == set(RULES)

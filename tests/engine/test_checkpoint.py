@@ -6,9 +6,9 @@ import pickle
 import pytest
 import torch
 
-from videobench.engine.checkpoint import epoch_path, last_checkpoint, save_checkpoint
+from videobench.engine.checkpoint import epoch_path, last_checkpoint
 from videobench.models import WeightsError
-from videobench.models.weights import read_checkpoint
+from videobench.models.weights import read_checkpoint, write_checkpoint
 
 
 def content(epoch):
@@ -22,7 +22,7 @@ def content(epoch):
 
 def test_the_last_readable_checkpoint_is_found(tmp_path, caplog):
     for epochs in (1, 2, 3):
-        save_checkpoint(epoch_path(tmp_path, epochs), content(epochs - 1))
+        write_checkpoint(epoch_path(tmp_path, epochs), content(epochs - 1))
     path, found = last_checkpoint(tmp_path)
     assert (path.name, found["epoch"]) == ("checkpoint_epoch_00003.pyth", 2)
     whole = path.read_bytes()
@@ -46,14 +46,14 @@ def test_no_checkpoint_is_none(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = epoch_path(tmp_path, 1)
-    save_checkpoint(path, content(0))
+    write_checkpoint(path, content(0))
 
     def full(fd):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(path, content(5))
+        write_checkpoint(path, content(5))
     assert read_checkpoint(path)["epoch"] == 0
     assert os.listdir(path.parent) == [path.name]
 

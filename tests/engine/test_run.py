@@ -199,6 +199,11 @@ def test_resuming_with_another_network(tiny, finished, tmp_path, capsys):
     assert "another network than the configuration describes" in error
 
 
+def test_clips_the_network_cannot_take(tiny, tmp_path, capsys):
+    error = refused(capsys, go(tiny, tmp_path, "MODEL.MODEL_NAME", "MorphMLP"))
+    assert "MorphMLP cannot take clips of DATA.NUM_FRAMES 4 and DATA.TRAIN_CROP_SIZE 32: " in error
+
+
 def test_no_weights_to_test(tiny, tmp_path, capsys):
     error = refused(capsys, go(tiny, tmp_path, "TRAIN.ENABLE", False))
     assert "no weights to test" in error

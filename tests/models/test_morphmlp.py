@@ -2,13 +2,13 @@
 
 import random
 
-import flops
 import golden
 import pytest
 import torch
 from torch import Tensor, nn
 
 import videobench
+from videobench.models import flops
 from videobench.models.morphmlp import GlobalMixing, SpatialMixing, TemporalMixing
 
 # The published float64 logits have twelve digits; these networks forgive a wrong eps at the usual 1e-6.

@@ -3,7 +3,6 @@
 import random
 from math import prod, sqrt
 
-import flops
 import golden
 import pytest
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 import videobench
+from videobench.models import flops
 from videobench.models.motionformer import Motionformer, inflate_image_weights
 from videobench.models.motionformer_attention import DividedAttention, TrajectoryAttention
 

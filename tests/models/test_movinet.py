@@ -8,11 +8,11 @@ import golden
 import pytest
 import torch
 import torch.nn.functional as F
-from flops import giga_macs
 from torch import nn
 
 import videobench
 from videobench.models import movinet
+from videobench.models.flops import giga_macs
 from videobench.models.movinet import MoViNet
 from videobench.models.movinet_layers import Convolution, ShortcutPool, State
 from videobench.models.movinet_variants import VARIANTS, Stage, Variant

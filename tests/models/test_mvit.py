@@ -7,12 +7,12 @@ import golden
 import numpy as np
 import pytest
 import torch
-from flops import giga_macs
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import videobench
 from videobench.config import ConfigError
+from videobench.models.flops import giga_macs
 from videobench.models.layers import DropPath
 from videobench.models.mvit import MViT, from_timm
 from videobench.models.mvit_attention import AttentionOptions, MultiScaleAttention, Pooling, table_rows

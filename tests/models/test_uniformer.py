@@ -2,7 +2,6 @@
 
 import random
 
-import flops
 import golden
 import pytest
 import torch
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import videobench
+from videobench.models import flops
 from videobench.models.convolutions import DepthwiseConv3d, PointwiseConv3d
 from videobench.models.uniformer import AttentionBlock, DividedAttentionBlock, Uniformer
 from videobench.models.uniformer_light import HourglassBlock, LightUniformer, pool_score

@@ -6,7 +6,10 @@ from videobench.config.defaults import _C
 from videobench.config.loading import CfgNode, ConfigError
 
 DATASETS = ("kinetics",)
-SAMPLING_RULES = ("time", "native")
+SAMPLING_RULES = (
+    *("time", "native", "uniformer_decord", "slowfast_torchvision", "morphmlp_torchvision", "motionformer_pyav"),
+    *("uniformer_pyav", "segments_sth", "segments_ssv2", "epic"),
+)
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 

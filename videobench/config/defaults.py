@@ -220,9 +220,11 @@ _C.DATA.NUM_FRAMES = 8
 _C.DATA.SAMPLING_RATE = 8
 # Frame rate at which SAMPLING_RATE is counted, for the rules that count time.
 _C.DATA.TARGET_FPS = 30
-# Which frames a clip takes: native (stride in frames of the file) or time (stride at TARGET_FPS).
+# Which frames a clip takes: time (stride at TARGET_FPS), native (stride in frames of the file), or a published rule:
+# uniformer_decord, slowfast_torchvision, morphmlp_torchvision, motionformer_pyav, uniformer_pyav, segments_sth,
+# segments_ssv2, epic.
 _C.DATA.SAMPLING_RULE = "time"
-# Spread test clips so that the first and the last touch the ends of the video; a single clip is the middle one.
+# Published rules only: spread test clips so that first and last touch the ends; a single clip is the middle one.
 _C.DATA.USE_OFFSET_SAMPLING = True
 # Video reader.
 _C.DATA.DECODING_BACKEND = "pyav"

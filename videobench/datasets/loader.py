@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from videobench.config import CfgNode
 from videobench.datasets.annotations import VideoList, read_list
-from videobench.datasets.cropping import Box, crop_resize, random_resized_box, random_short_side_box, test_boxes
+from videobench.datasets.cropping import crop_resize, random_resized_box, random_short_side_box, test_crops
 from videobench.datasets.decoding import Video, VideoError
 from videobench.datasets.sampling import clip_indices
 
@@ -56,11 +56,17 @@ class Temporal:
         )
 
     def indices(self, video: Video, **view: Any) -> list[int]:
-        """Frame numbers of a training clip (``draw``) or of a test view (``view``, ``views``)."""
+        """Frame numbers of a training clip (``draw``) or of a test view (``view``, ``views``).
+
+        Raises:
+            VideoError: for a damaged file, whose clips would not come from where they should.
+        """
+        if video.index.damage:
+            raise VideoError(video.path, f"damaged: {video.index.damage}")
         return clip_indices(
             self.rule,
-            frames=video.info.frames,
-            fps=video.info.fps,
+            frames=video.frames,
+            fps=video.fps,
             num_frames=self.num_frames,
             stride=self.stride,
             target_fps=self.target_fps,
@@ -107,7 +113,7 @@ class TrainingClips(Dataset):
     def _clip(self, index: int, rng: np.random.Generator) -> tuple[Tensor, int]:
         label = int(self.videos.labels[index])
         with Video(self.videos.path(index)) as video:
-            frames = video.decode(self.temporal.indices(video, draw=float(rng.random())))
+            frames = video.decode(self.temporal.indices(video, draw=rng))
         height, width = frames.shape[1:3]
         if self.area:
             box = random_resized_box(height, width, tuple(self.area), tuple(self.aspect), rng)
@@ -147,8 +153,7 @@ class VideoViews(Dataset):
             clips = [self.temporal.indices(video, view=k, views=self.clips) for k in range(self.clips)]
             wanted = sorted({i for clip in clips for i in clip})
             frames = video.decode(wanted)
-        boxes: list[Box] = test_boxes(*frames.shape[1:3], self.short_side, self.crop_size, self.crops)
-        crops = [crop_resize(frames, box, self.crop_size) for box in boxes]
+        crops = test_crops(frames, self.short_side, self.crop_size, self.crops)
         place = {frame: row for row, frame in enumerate(wanted)}
         rows = torch.tensor([[place[i] for i in clip] for clip in clips])
         if self.seed is not None:

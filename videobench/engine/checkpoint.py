@@ -1,7 +1,6 @@
-"""Checkpoint files: written atomically, read safely, found by their names."""
+"""The checkpoint files of a run: their names, and the newest one that can be read."""
 
 import logging
-import os
 import platform
 import re
 from pathlib import Path
@@ -42,30 +41,6 @@ def versions() -> dict[str, str]:
         "av": av.__version__,
         "python": platform.python_version(),
     }
-
-
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint so that a reader finds the old file or the whole new one, whenever the power goes.
-
-    Raises:
-        OSError: when it cannot be written (no space left, say); the file of that name, if any, is untouched.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the directory entry too
-    finally:
-        os.close(folder)
 
 
 def last_checkpoint(output_dir: str | Path) -> tuple[Path, dict[str, Any]] | None:

@@ -16,7 +16,7 @@ from videobench.distributed.group import barrier, is_main
 from videobench.distributed.launch import launch
 from videobench.engine.tester import test, weights_to_test
 from videobench.engine.trainer import train
-from videobench.models import WeightsError
+from videobench.models import WeightsError, build_model
 from videobench.reporting.log import setup_logging
 from videobench.reporting.run_report import result_table, write_report
 
@@ -47,7 +47,7 @@ def prepare(cfg: CfgNode) -> None:
 
     Raises:
         ConfigError: for a configuration that cannot run, list files that cannot be used, class names that do not fit
-            MODEL.NUM_CLASSES, and an OUTPUT_DIR that cannot be written.
+            MODEL.NUM_CLASSES, clips that the network cannot take, and an OUTPUT_DIR that cannot be written.
         WeightsError: when only damaged checkpoints could be tested.
     """
     check_config(cfg)
@@ -66,6 +66,24 @@ def prepare(cfg: CfgNode) -> None:
         raise ConfigError(f"OUTPUT_DIR: cannot write to {output}: {error.strerror}") from error
     if cfg.TEST.ENABLE and not cfg.TRAIN.ENABLE:
         weights_to_test(cfg)
+    _try_network(cfg)
+
+
+def _try_network(cfg: CfgNode) -> None:
+    """Run the network once on meta tensors: clips it cannot take are a mistake in the configuration."""
+    with torch.device("meta"), torch.no_grad():
+        model = build_model(cfg).eval()
+        for enabled, key in ((cfg.TRAIN.ENABLE, "TRAIN_CROP_SIZE"), (cfg.TEST.ENABLE, "TEST_CROP_SIZE")):
+            frames, size = cfg.DATA.NUM_FRAMES, cfg.DATA[key]
+            try:
+                if enabled:
+                    model.clean_activation_buffers()
+                    model(torch.empty(1, 3, frames, size, size))
+            except ValueError as error:
+                raise ConfigError(
+                    f"MODEL.MODEL_NAME {cfg.MODEL.MODEL_NAME} cannot take clips of DATA.NUM_FRAMES {frames} and "
+                    f"DATA.{key} {size}: {error}"
+                ) from error
 
 
 def _work(cfg: CfgNode, device: torch.device) -> int:

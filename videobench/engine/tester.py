@@ -101,6 +101,7 @@ def _score_videos(
                 cfg.DATA.STD,
                 reverse_channels=cfg.DATA.REVERSE_INPUT_CHANNEL,
             )
+            model.clean_activation_buffers()
             logits = model(clips).double()
             rows.append(logits.softmax(1) if cfg.TEST.SCORES == "softmax" else logits)
         per_video = torch.cat(rows).split([len(views) for _, views in waiting])

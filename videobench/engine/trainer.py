@@ -17,10 +17,10 @@ from videobench.datasets.annotations import read_class_names
 from videobench.datasets.augment import normalise
 from videobench.datasets.loader import TrainingLoader, view_loader
 from videobench.distributed.group import is_main, rank, sum_over_ranks, world_size
-from videobench.engine.checkpoint import best_path, epoch_path, last_checkpoint, save_checkpoint, versions
+from videobench.engine.checkpoint import best_path, epoch_path, last_checkpoint, versions
 from videobench.engine.metrics import StepClock, Window, gpu_memory, topk_correct
 from videobench.models import WeightsError, build_model, load_weights
-from videobench.models.weights import read_checkpoint
+from videobench.models.weights import read_checkpoint, write_checkpoint
 from videobench.reporting.log import log_json_stats
 from videobench.reporting.run_report import write_history
 from videobench.reporting.tensorboard import Scalars
@@ -131,6 +131,7 @@ class Trainer:
         self.model.eval()
         counts = torch.zeros(4, dtype=torch.int64)
         for clips, labels in _regroup(self.val_loader, max(1, cfg.TRAIN.BATCH_SIZE // max(cfg.NUM_GPUS, 1)), counts):
+            self.model.clean_activation_buffers()
             with self._autocast():
                 logits = self.model(self._to_input(clips))
             top1, top5 = topk_correct(_single(logits).float().cpu(), labels, (1, 5))
@@ -160,6 +161,7 @@ class Trainer:
             yield clips.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
     def _step(self, clips: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        self.model.clean_activation_buffers()
         with self._autocast():
             logits = self.forward(self._to_input(clips))
             loss = training_loss(self.cfg.MODEL.LOSS_FUNC, logits, labels)
@@ -255,9 +257,9 @@ class Trainer:
             return
         content = self._content()
         if due:
-            save_checkpoint(epoch_path(self.cfg.OUTPUT_DIR, self.epoch), content)
+            write_checkpoint(epoch_path(self.cfg.OUTPUT_DIR, self.epoch), content)
         if better:
-            save_checkpoint(best_path(self.cfg.OUTPUT_DIR), content)
+            write_checkpoint(best_path(self.cfg.OUTPUT_DIR), content)
 
     def _content(self) -> dict[str, Any]:
         names = self.cfg.DATA.CLASS_NAMES

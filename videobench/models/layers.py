@@ -57,6 +57,9 @@ class VideoModel(nn.Module):
         """
         return state
 
+    def clean_activation_buffers(self) -> None:
+        """Forget the frames seen so far; nothing to do for networks that take every clip by itself."""
+
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that should not be decayed besides norms and biases."""
         return set()
