@@ -21,7 +21,6 @@ _PAGE = """<!doctype html>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
 table {{ border-collapse: collapse; }}
 th, td {{ text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid #8884; vertical-align: top; }}
-td.number, th.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
 img {{ max-width: 100%; background: #fff; border-radius: 4px; }}
 pre {{ overflow-x: auto; padding: 1rem; border: 1px solid #8884; border-radius: 4px; font-size: .85rem; }}
 </style></head><body>
@@ -140,7 +139,7 @@ def _curves(history: Sequence[Mapping[str, str]]) -> str:
     )
     other.set_ylabel("top-1 accuracy (%)")
     other.set_ylim(0, 100)
-    figure.legend(loc="upper center", ncol=3, frameon=False)
+    figure.legend(loc="outside upper center", ncol=3, frameon=False)
     return _image(figure, "Training loss, training accuracy and clip-level validation accuracy per epoch")
 
 
