@@ -25,6 +25,7 @@ setup(
         "av>=14",
         "simplejson>=3.19",
         "timm>=1.0.15",
+        "safetensors>=0.4",
         "einops>=0.8",
         "tensorboard>=2.16",
         "submitit>=1.5",

@@ -8,10 +8,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Train and test a video-recognition network.",
         epilog="KEY VALUE pairs override the configuration, with or without --opts in front of them, for example: "
-        "NUM_GPUS 0 SOLVER.BASE_LR 1e-4. Exit status: 0 done; 1 the test met more unreadable videos than "
-        "TEST.ALLOW_FAILED; 2 the configuration or the input is wrong.",
+        "NUM_GPUS 0 SOLVER.BASE_LR 1e-4. Exit status: 0 done; 1 the run broke off; 2 the configuration or the input is "
+        "wrong; 3 the test met more unreadable videos than TEST.ALLOW_FAILED.",
     )
-    parser.add_argument("--cfg", nargs="+", default=[], metavar="FILE", help="YAML files; later ones win")
+    parser.add_argument(
+        "--cfg", nargs="+", action="append", default=[], metavar="FILE", help="YAML files; later ones win"
+    )
     parser.add_argument("--shard_id", type=int, help="index of this machine (SHARD_ID)")
     parser.add_argument("--num_shards", type=int, help="number of machines (NUM_SHARDS)")
     parser.add_argument(
@@ -23,11 +25,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args, rest = parser.parse_known_args(argv)
     if unknown := [word for word in rest if word.startswith("--")]:
         parser.error(f"unknown option {unknown[0]}")
+    if options := [word for word in args.opts if word in ("--cfg", "--shard_id", "--num_shards", "--init_method")]:
+        parser.error(f"{options[0]} stands behind --opts, which takes KEY VALUE pairs to the end; put it before --opts")
     # `--cfg A.yaml KEY VALUE` reads everything as files: the first word that is no YAML file begins the overrides.
-    is_file = [index == 0 or word.endswith((".yaml", ".yml")) for index, word in enumerate(args.cfg)]
-    files = is_file.index(False) if False in is_file else len(is_file)
-    args.overrides = args.cfg[files:] + rest + args.opts
-    args.cfg = args.cfg[:files]
+    files, overrides = [], []
+    for words in args.cfg:
+        is_file = [index == 0 or word.endswith((".yaml", ".yml")) for index, word in enumerate(words)]
+        count = is_file.index(False) if False in is_file else len(is_file)
+        files += words[:count]
+        overrides += words[count:]
+    args.cfg = files
+    args.overrides = overrides + rest + args.opts
     if args.shard_id is not None:
         args.overrides += ["SHARD_ID", args.shard_id]
     if args.num_shards is not None:

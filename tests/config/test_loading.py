@@ -1,15 +1,18 @@
 """YAML files, inheritance, overrides, and what is said about mistakes."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
 
+import golden
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import videobench
 from videobench.config import ConfigError, default_config, load_config
+from videobench.config.legacy import IGNORED, RENAMED, UNSUPPORTED
 from videobench.config.loading import known_keys
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,14 +141,73 @@ def test_the_written_configuration_loads_to_the_same(tmp_path_factory, values):
         assert (again[section] if section else again)[leaf] == value
 
 
+def attribute_reads() -> set[str]:
+    """``section.leaf`` of every attribute access in the package, the section as its last name in lower case."""
+    reads = set()
+    for path in (ROOT / "videobench").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                owner = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
+                reads.add(f"{owner.lower()}.{node.attr}")
+    return reads
+
+
 def test_every_key_is_read_by_the_package():
-    sources = "\n".join(
-        path.read_text()
-        for path in (ROOT / "videobench").rglob("*.py")
-        if path.name not in ("defaults.py", "legacy.py")
-    )
-    unread = [key for key in known_keys() if f".{key.rsplit('.', 1)[-1]}" not in sources.replace('"', ".")]
+    reads = attribute_reads()
+    in_other_words = {"TEST.BATCH_SIZE": "cfg[key].BATCH_SIZE"}
+    unread = []
+    for key in known_keys():
+        section, _, leaf = key.rpartition(".")
+        if f"{section.lower() or 'cfg'}.{leaf}" not in reads and key not in in_other_words:
+            unread.append(key)
     assert not unread
+
+
+def test_every_key_of_published_files_is_known():
+    table = golden.table("config_keys")
+    handled = set(known_keys()) | set(IGNORED) | set(UNSUPPORTED) | set(RENAMED)
+    assert not sorted(set(table["keys"]) - handled)
+
+
+def test_legacy_tables_do_not_overlap_and_lead_somewhere():
+    known = set(known_keys())
+    tables = [known, set(IGNORED), set(UNSUPPORTED), set(RENAMED)]
+    assert sum(map(len, tables)) == len(set().union(*tables))
+    assert {new for new, _ in RENAMED.values()} <= known
+
+
+def test_renamed_and_unsupported_keys_of_published_files(caplog):
+    with caplog.at_level("WARNING", logger="videobench"):
+        cfg = load_config([], ["TRAIN.MIXED_PRECISION", True, "SOLVER.CLIP_GRADIENT", 20, "TEST.TEST_BEST", "True"])
+    assert (cfg.TRAIN.PRECISION, cfg.SOLVER.CLIP_GRAD_L2NORM, cfg.TEST.CHECKPOINT) == ("fp16", 20.0, "best")
+    assert "TRAIN.MIXED_PRECISION is now TRAIN.PRECISION" in caplog.text
+    load_config([], ["MIXUP.ENABLE", False, "AUG.NUM_SAMPLE", 1, "VIT.APPROX_ATTN_TYPE", "none"])
+    with pytest.raises(ConfigError, match=r"MIXUP\.ENABLE True is not supported"):
+        load_config([], ["MIXUP.ENABLE", True])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("_BASE_: 5\n", "_BASE_ names one YAML file or a list of them, got 5"),
+        ("_BASE_: [1]\n", "_BASE_ names one YAML file"),
+        ("? [1, 2]\n: 3\n", "is no name of a key"),
+        ("SOLVER: []\n", "SOLVER is a section"),
+        ("DATA: {MEAN: [a, b, c]}\n", "DATA.MEAN wants a list of numbers"),
+        ("DATA: {TRAIN_JITTER_SCALES: [32.5, 36]}\n", "DATA.TRAIN_JITTER_SCALES wants a list of whole numbers"),
+        ("SOLVER: {CLIP_GRAD_L2NORM: abc}\n", "SOLVER.CLIP_GRAD_L2NORM wants float"),
+    ],
+)
+def test_odd_files_get_a_clear_error(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path / "odd.yaml", text))
+
+
+def test_yaml_merge_keys_work(tmp_path):
+    path = write(tmp_path / "merge.yaml", "SOLVER: &base {MAX_EPOCH: 7}\nTRAIN: {BATCH_SIZE: 2}\n")
+    assert load_config(path).SOLVER.MAX_EPOCH == 7
+    path = write(tmp_path / "merged.yaml", "SOLVER:\n  <<: {MAX_EPOCH: 9}\n  BASE_LR: 0.5\n")
+    assert load_config(path).SOLVER.MAX_EPOCH == 9
 
 
 def test_every_key_is_documented_where_it_is_declared():

@@ -27,6 +27,8 @@ def test_writing_again_changes_nothing_and_the_same_seed_gives_the_same_files(de
     steps = []
     assert write_demo_dataset(tmp_path, splits={"val": 3}, workers=1, progress=lambda *p: steps.append(p)) is True
     assert steps == [(1, 3), (2, 3), (3, 3)]
+    (tmp_path / "val/0001.mp4").unlink()
+    assert write_demo_dataset(tmp_path, splits={"val": 3}, workers=1) is True
     for i in range(3):
         assert (tmp_path / f"val/{i:04d}.mp4").read_bytes() == (demo_data / f"val/{i:04d}.mp4").read_bytes()
 

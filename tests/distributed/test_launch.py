@@ -106,3 +106,16 @@ def test_single_node_scripts_run(tiny, tmp_path):
     assert done.returncode == 0, done.stderr
     results = [json.loads((tmp_path / name / "test_results.json").read_text()) for name in ("job", "test")]
     assert results[0]["top1"] == results[1]["top1"]
+
+
+def test_a_mistake_in_the_input_of_a_spawned_rank_is_one_message(tiny, trained, tmp_path):
+    """Found by a rank while it works, not before."""
+    weights = read_checkpoint(epoch_path(trained, 1))
+    weights["model_state"].pop("norm.weight")
+    torch.save(weights, tmp_path / "cut.pyth")
+    more = {"TRAIN__ENABLE": False, "TEST__CHECKPOINT_FILE_PATH": tmp_path / "cut.pyth", "OUTPUT_DIR": tmp_path / "out"}
+    for done in two_shards(options(tiny, **SMALL_MVIT, **more)):
+        assert done.returncode == 2, done.stderr
+        assert "error: " in done.stderr
+        assert "do not fill the network" in done.stderr
+        assert "Traceback" not in done.stderr

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from videobench.engine.checkpoint import best_path, epoch_path
-from videobench.engine.run import DONE, FAILED_VIDEOS, WRONG_INPUT, run
+from videobench.engine.run import BROKE_OFF, DONE, FAILED_VIDEOS, WRONG_INPUT, run
 from videobench.models.weights import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,13 +66,15 @@ def test_log_lines_have_the_published_form(finished):
     line = re.compile(r"\[\d\d/\d\d \d\d:\d\d:\d\d\]\[INFO\] \w+\.py: +\d+: json_stats: (\{.*\})")
     stats = [json.loads(m) for m in line.findall(log)]
     kinds = {s.get("_type") or s["split"] for s in stats}
-    assert kinds == {"train_iter", "train_epoch", "val_epoch", "test_iter", "test_final"}
+    assert kinds == {"train_iter", "train_epoch", "val_iter", "val_epoch", "test_iter", "test_final"}
     step = next(s for s in stats if s.get("_type") == "train_iter")
     assert step["epoch"] == "1/2"
-    assert step["iter"] == "2/4"
+    assert step["iter"] == "1/4"
     assert list(step) == sorted(step)
     assert {"dt", "dt_data", "dt_net", "eta", "loss", "lr", "gpu_mem", "top1_err", "top5_err", "grad_norm"} <= set(step)
     assert isinstance(stats[-1]["top1_acc"], str)
+    epochs = [s for s in stats if s.get("_type") in ("train_epoch", "val_epoch")]
+    assert all(re.fullmatch(r"\d+\.\d\d/\d+\.\d\dG", s["RAM"]) for s in epochs)
     assert re.search(r"clips/s, \d+% of the time waiting for data, \d+:\d\d:\d\d to go", log)
     assert len((finished / "json_stats.log").read_text().splitlines()) == 4
 
@@ -99,6 +101,69 @@ def test_a_stopped_run_goes_on_to_the_same_weights(finished, tiny, tmp_path):
     assert "resuming after epoch 1" in (tmp_path / "stdout.log").read_text()
     one, two = (read_checkpoint(epoch_path(folder, 2))["model_state"] for folder in (finished, tmp_path))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_resuming_repeats_stochastic_depth(tiny, tmp_path):
+    more = ["UNIFORMER.DROP_DEPTH_RATE", 0.5, "TEST.ENABLE", False]
+    states = []
+    for name in ("whole", "stopped"):
+        assert go(tiny, tmp_path / name, *more) == DONE
+        if name == "stopped":
+            epoch_path(tmp_path / name, 2).unlink()
+            assert go(tiny, tmp_path / name, *more) == DONE
+        states.append(read_checkpoint(epoch_path(tmp_path / name, 2))["model_state"])
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_resuming_takes_options_from_the_configuration_and_says_so(tiny, tmp_path):
+    assert go(tiny, tmp_path, "TEST.ENABLE", False, "SOLVER.MAX_EPOCH", 1) == DONE
+    assert go(tiny, tmp_path, "TEST.ENABLE", False, "SOLVER.WEIGHT_DECAY", 0.3) == DONE
+    assert "SOLVER.WEIGHT_DECAY 0.05 -> 0.3" in (tmp_path / "stdout.log").read_text()
+    groups = read_checkpoint(epoch_path(tmp_path, 2))["optimizer_state"]["param_groups"]
+    assert {g["name"]: g["weight_decay"] for g in groups}["decayed"] == 0.3
+
+
+def test_a_finished_run_says_that_nothing_is_left(finished, tiny, tmp_path):
+    shutil.copytree(finished, tmp_path / "out")
+    assert go(tiny, tmp_path / "out", "TEST.ENABLE", False, "SOLVER.MAX_EPOCH", 1) == DONE
+    assert "nothing to train" in (tmp_path / "out/stdout.log").read_text()
+    # The test results of an earlier command are not shown as this one's.
+    assert "<h2>Test</h2>" not in (tmp_path / "out/report.html").read_text()
+
+
+def test_initial_weights_and_continuing_from_a_file(finished, tiny, tmp_path):
+    source = ["TRAIN.CHECKPOINT_FILE_PATH", str(epoch_path(finished, 2)), "TEST.ENABLE", False]
+    assert go(tiny, tmp_path / "on", *source, "SOLVER.MAX_EPOCH", 3) == DONE
+    assert read_checkpoint(epoch_path(tmp_path / "on", 3))["epoch"] == 2
+    assert not epoch_path(tmp_path / "on", 1).exists()
+    reset = ["TRAIN.CHECKPOINT_EPOCH_RESET", True, "SOLVER.MAX_EPOCH", 1]
+    assert go(tiny, tmp_path / "fresh", *source, *reset) == DONE
+    assert epoch_path(tmp_path / "fresh", 1).exists()
+
+
+def test_bfloat16_training(tiny, tmp_path):
+    assert go(tiny, tmp_path, "TRAIN.PRECISION", "bf16", "SOLVER.MAX_EPOCH", 1, "TEST.ENABLE", False) == DONE
+    state = read_checkpoint(epoch_path(tmp_path, 1))["model_state"]
+    assert all(t.dtype in (torch.float32, torch.int64) for t in state.values())
+
+
+def test_a_causal_network_forgets_one_video_before_the_next(tiny, tmp_path):
+    causal = ["MODEL.MODEL_NAME", "MoViNet", "MOVINET.CAUSAL", True, "SOLVER.MAX_EPOCH", 1, "TEST.BATCH_SIZE", 6]
+    assert go(tiny, tmp_path, *causal) == DONE
+    scores = np.load(tmp_path / "predictions.npz")["scores"]
+    assert go(tiny, tmp_path, *causal, "TEST.BATCH_SIZE", 3) == DONE
+    np.testing.assert_allclose(np.load(tmp_path / "predictions.npz")["scores"], scores, atol=1e-5)
+
+
+def test_two_classes_keep_the_name_top5(tiny, lists, tmp_path):
+    for split in ("train", "val", "test"):
+        lines = [
+            f"{line.split()[0]} {i % 2}" for i, line in enumerate((lists / f"{split}.csv").read_text().splitlines())
+        ]
+        (lists / f"{split}.csv").write_text("\n".join(lines))
+    two = ["MODEL.NUM_CLASSES", 2, "DATA.CLASS_NAMES", "", "DATA.FLIP_LABEL_PAIRS", [], "SOLVER.MAX_EPOCH", 1]
+    assert go(with_lists(tiny, lists), tmp_path / "out", *two) == DONE
+    assert json.loads((tmp_path / "out/test_results.json").read_text())["top5"] == 100.0
 
 
 def test_worker_count_changes_nothing(finished, tiny, tmp_path):
@@ -131,6 +196,18 @@ def test_several_cfg_files_and_both_spellings_of_overrides(tiny, tmp_path):
     assert done.returncode == 0, done.stderr
     assert epoch_path(tmp_path / "out", 1).exists()
     assert not epoch_path(tmp_path / "out", 2).exists()
+
+
+def test_repeated_cfg_and_misplaced_options():
+    from tools.run_net import parse_args
+
+    args = parse_args(["--cfg", "a.yaml", "NUM_GPUS", "0", "--cfg", "b.yaml", "--num_shards", "2", "--opts", "A", "-1"])
+    assert args.cfg == ["a.yaml", "b.yaml"]
+    assert args.overrides == ["NUM_GPUS", "0", "A", "-1", "NUM_SHARDS", 2]
+    with pytest.raises(SystemExit):
+        parse_args(["--cfg", "a.yaml", "--opts", "A", "1", "--num_shards", "2"])
+    with pytest.raises(SystemExit):
+        parse_args(["--cfg", "a.yaml", "--nonsense"])
 
 
 # What bad input gets ------------------------------------------------------------------------------------------------
@@ -202,6 +279,42 @@ def test_resuming_with_another_network(tiny, finished, tmp_path, capsys):
 def test_clips_the_network_cannot_take(tiny, tmp_path, capsys):
     error = refused(capsys, go(tiny, tmp_path, "MODEL.MODEL_NAME", "MorphMLP"))
     assert "MorphMLP cannot take clips of DATA.NUM_FRAMES 4 and DATA.TRAIN_CROP_SIZE 32: " in error
+
+
+def test_weights_that_do_not_fill_the_network_are_not_tested(tiny, finished, tmp_path, capsys):
+    more = ["MODEL.NUM_CLASSES", 9, "DATA.CLASS_NAMES", "", "TRAIN.ENABLE", False]
+    error = refused(capsys, go(tiny, tmp_path, *more, "TEST.CHECKPOINT_FILE_PATH", str(epoch_path(finished, 2))))
+    assert "do not fill the network" in error
+    assert "file [8, 16], network [9, 16]" in error
+
+
+def test_scores_that_are_no_numbers_are_no_result(tiny, finished, tmp_path, capsys):
+    content = read_checkpoint(epoch_path(finished, 2))
+    content["model_state"]["head.weight"].fill_(float("nan"))
+    torch.save(content, tmp_path / "nan.pyth")
+    more = ["TRAIN.ENABLE", False, "TEST.CHECKPOINT_FILE_PATH", str(tmp_path / "nan.pyth")]
+    assert go(tiny, tmp_path / "out", *more) == BROKE_OFF
+    assert "are no finite numbers" in capsys.readouterr().err
+    assert not (tmp_path / "out/test_results.json").exists()
+
+
+def test_a_loss_that_is_no_number_stops_the_training(tiny, tmp_path, capsys):
+    assert go(tiny, tmp_path, "SOLVER.BASE_LR", 1e30, "SOLVER.OPTIMIZING_METHOD", "sgd") == BROKE_OFF
+    assert "the loss is not a finite number in epoch 1" in capsys.readouterr().err
+
+
+def test_an_earlier_run_is_not_overwritten(tiny, finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "out")
+    before = (tmp_path / "out/config.yaml").read_text()
+    error = refused(capsys, go(tiny, tmp_path / "out", "TRAIN.AUTO_RESUME", False, "RNG_SEED", 9))
+    assert "has checkpoints of an earlier run" in error
+    assert (tmp_path / "out/config.yaml").read_text() == before
+
+
+def test_resuming_with_another_optimizer(tiny, finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "out")
+    error = refused(capsys, go(tiny, tmp_path / "out", "SOLVER.OPTIMIZING_METHOD", "sgd", "SOLVER.MAX_EPOCH", 3))
+    assert "the optimizer state does not fit" in error
 
 
 def test_no_weights_to_test(tiny, tmp_path, capsys):

@@ -79,6 +79,18 @@ def test_optimizers_by_name(method, kind):
     assert options.get("betas", (0.8, 0.95)) == (0.8, 0.95)
 
 
+@pytest.mark.parametrize(("switch", "method"), [(True, "published"), (False, "published"), (True, "always")])
+def test_named_parameters_are_exempt_where_the_published_training_heeds_them(switch, method):
+    small = ["MVIT.DEPTH", 1, "MVIT.EMBED_DIM", 8, "MVIT.PATCH_PADDING", [1, 3, 3], "DATA.TRAIN_CROP_SIZE", 32]
+    words = ["MODEL.MODEL_NAME", "MViT", "MVIT.ZERO_DECAY_POS_CLS", switch, "SOLVER.NO_WEIGHT_DECAY", method]
+    model = build_model(load_config([], [*small, *words]))
+    assert model.heeds_no_weight_decay
+    assert bool(model.no_weight_decay()) is switch
+    groups = {g["name"]: g["params"] for g in parameter_groups(model, load_config(), model.no_weight_decay())}
+    free = {id(p) for p in groups.get("not_decayed", [])}
+    assert {n for n, p in model.named_parameters() if id(p) in free} == model.no_weight_decay()
+
+
 def test_an_unknown_optimizer_is_refused():
     with pytest.raises(ConfigError, match="one of sgd, adam, adamw, got 'lamb'"):
         build_optimizer(Toy(), load_config([], ["SOLVER.OPTIMIZING_METHOD", "lamb"]))

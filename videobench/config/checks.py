@@ -11,6 +11,8 @@ SAMPLING_RULES = (
     *("uniformer_pyav", "segments_sth", "segments_ssv2", "epic"),
 )
 PRECISIONS = ("fp32", "bf16", "fp16")
+LOSSES = ("cross_entropy",)
+METHODS = ("sgd", "adam", "adamw")
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -32,9 +34,10 @@ def _counts(cfg: CfgNode):
             below = size // ranks * ranks
             fits = f"{below} or {below + ranks}" if below > 0 else f"{ranks}"
             yield f"{key}.BATCH_SIZE is {size}, which does not divide by {ranks} (NUM_GPUS); use {fits}"
-    for key in ("LOG_PERIOD", "MODEL.NUM_CLASSES", "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "TRAIN.EVAL_PERIOD"):
-        yield from _at_least_one(cfg, key)
-    for key in ("TRAIN.CHECKPOINT_PERIOD", "DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE", "DATA.TARGET_FPS"):
+    for key in (
+        *("LOG_PERIOD", "MODEL.NUM_CLASSES", "SOLVER.MAX_EPOCH", "TRAIN.EVAL_PERIOD", "TRAIN.CHECKPOINT_PERIOD"),
+        *("DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TARGET_FPS", "DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE"),
+    ):
         yield from _at_least_one(cfg, key)
     if cfg.DATA_LOADER.NUM_WORKERS < -1:
         yield f"DATA_LOADER.NUM_WORKERS is {cfg.DATA_LOADER.NUM_WORKERS}; use -1 (automatic), 0 or more"
@@ -62,6 +65,9 @@ def _choices(cfg: CfgNode):
         ("TEST.SCORES", cfg.TEST.SCORES, ("softmax", "logits")),
         ("TEST.CHECKPOINT", cfg.TEST.CHECKPOINT, ("last", "best")),
         ("TRAIN.PRECISION", cfg.TRAIN.PRECISION, PRECISIONS),
+        ("MODEL.LOSS_FUNC", cfg.MODEL.LOSS_FUNC, LOSSES),
+        ("SOLVER.OPTIMIZING_METHOD", cfg.SOLVER.OPTIMIZING_METHOD, METHODS),
+        ("SOLVER.NO_WEIGHT_DECAY", cfg.SOLVER.NO_WEIGHT_DECAY, ("published", "always")),
         ("SOLVER.LR_POLICY", cfg.SOLVER.LR_POLICY, ("cosine", "steps_with_relative_lrs")),
     )
     for key, value, known in rows:
@@ -88,10 +94,11 @@ def _views(cfg: CfgNode):
                 f"DATA.TRAIN_CROP_SIZE {data.TRAIN_CROP_SIZE} does not fit into frames with a short side of "
                 f"{scales[0]} (DATA.TRAIN_JITTER_SCALES)"
             )
-        if cfg.TEST.ENABLE and test.NUM_SPATIAL_CROPS == 1 and scales[0] < data.TEST_CROP_SIZE:
+        one_crop = cfg.TRAIN.ENABLE or (cfg.TEST.ENABLE and test.NUM_SPATIAL_CROPS == 1)
+        if one_crop and scales[0] < data.TEST_CROP_SIZE:
             yield (
                 f"DATA.TEST_CROP_SIZE {data.TEST_CROP_SIZE} does not fit into frames with a short side of {scales[0]} "
-                "(with one spatial crop the short side is the first of DATA.TRAIN_JITTER_SCALES)"
+                "(with one spatial crop, as in validation, the short side is the first of DATA.TRAIN_JITTER_SCALES)"
             )
     for key in ("TRAIN_JITTER_SCALES_RELATIVE", "TRAIN_JITTER_ASPECT_RELATIVE"):
         bounds = data[key]
@@ -117,10 +124,15 @@ def _schedule(cfg: CfgNode):
     solver = cfg.SOLVER
     if not cfg.TRAIN.ENABLE:
         return
+    steps = solver.STEPS
     if solver.LR_POLICY == "steps_with_relative_lrs" and (
-        not solver.STEPS or solver.STEPS[0] != 0 or len(solver.STEPS) != len(solver.LRS)
+        not steps or steps[0] != 0 or steps != sorted(set(steps)) or len(steps) != len(solver.LRS)
     ):
-        yield f"SOLVER.STEPS {solver.STEPS} begins with 0 and has one SOLVER.LRS each, which is {solver.LRS}"
+        yield f"SOLVER.STEPS {steps} begins with 0, rises, and has one SOLVER.LRS each, which is {solver.LRS}"
+    if solver.WARMUP_EPOCHS < 0:
+        yield f"SOLVER.WARMUP_EPOCHS is {solver.WARMUP_EPOCHS}; use 0 for no warm-up"
+    if len(solver.BETAS) != 2 or not all(0 <= beta < 1 for beta in solver.BETAS):
+        yield f"SOLVER.BETAS is {solver.BETAS}; use two numbers from 0 to below 1"
     if solver.LR_POLICY == "cosine" and solver.COSINE_END_LR >= solver.BASE_LR:
         yield f"SOLVER.COSINE_END_LR {solver.COSINE_END_LR} must be below SOLVER.BASE_LR {solver.BASE_LR}"
     if solver.COSINE_AFTER_WARMUP and solver.WARMUP_EPOCHS >= solver.MAX_EPOCH:

@@ -338,6 +338,9 @@ _C.SOLVER.BETAS = [0.9, 0.999]
 _C.SOLVER.WEIGHT_DECAY = 1e-4
 # No weight decay for one-dimensional parameters (norm scales, biases).
 _C.SOLVER.ZERO_WD_1D_PARAM = False
+# Which parameters a network names as better not decayed (positions, class token) are exempt: published (only in the
+# families whose published training heeds the list: MViT) or always.
+_C.SOLVER.NO_WEIGHT_DECAY = "published"
 # Clip the total gradient norm; None means no clipping.
 _C.SOLVER.CLIP_GRAD_L2NORM = None
 

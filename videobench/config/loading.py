@@ -15,7 +15,7 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from videobench.config.defaults import _C
-from videobench.config.legacy import ALTERNATIVE_TYPES, IGNORED, RENAMED, UNSUPPORTED, translate
+from videobench.config.legacy import ALTERNATIVE_TYPES, IGNORED, NULLABLE, RENAMED, UNSUPPORTED
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +72,11 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 def _construct_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict:
     mapping: dict = {}
+    loader.flatten_mapping(node)
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str):
+            raise ConfigError(f"{loader.name}, line {key_node.start_mark.line + 1}: {key!r} is no name of a key")
         value = loader.construct_object(value_node, deep=True)
         if key in mapping and mapping[key] != value:
             raise ConfigError(
@@ -106,7 +109,10 @@ def _layers(path: Path, children: tuple[Path, ...] = ()) -> Iterator[tuple[str, 
     if not isinstance(mapping, dict):
         raise ConfigError(f"{path}: expected keys and values, got {type(mapping).__name__}")
     bases = mapping.pop("_BASE_", [])
-    for base in [bases] if isinstance(bases, str) else bases:
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) and base for base in bases):
+        raise ConfigError(f"{path}: _BASE_ names one YAML file or a list of them, got {bases!r}")
+    for base in bases:
         yield from _layers(path.parent / Path(base).expanduser(), (*children, path.resolve()))
     yield str(path), mapping
 
@@ -116,7 +122,7 @@ def _merge(cfg: CfgNode, mapping: Mapping, source: str, prefix: str = "") -> Non
         key = f"{prefix}{name}"
         if isinstance(value, Mapping) and value:
             _merge(cfg, value, source, f"{key}.")
-        elif isinstance(_lookup(cfg, key), CfgNode) and not value:
+        elif isinstance(_lookup(cfg, key), CfgNode) and (value is None or value == {}):
             continue  # an empty section changes nothing
         else:
             _set(cfg, key, value, source)
@@ -145,7 +151,8 @@ def _set(cfg: CfgNode, key: str, value: Any, source: str) -> None:
             return
         raise ConfigError(f"{source}: {key} {value!r} is not supported (only {neutral!r}): {reason}")
     if key in RENAMED:
-        new_key, value = translate(key, _literal(value))
+        new_key, translate = RENAMED[key]
+        value = translate(_literal(value))
         logger.warning("%s: %s is now %s (set to %r)", source, key, new_key, value)
         key = new_key
     default = _lookup(_C, key)
@@ -197,12 +204,14 @@ def _coerce(value: Any, default: Any, key: str, source: str) -> Any:
     if isinstance(value, tuple):
         value = list(value)
     accepted = ALTERNATIVE_TYPES.get(key, ())
-    if default is None or (value is None and None in accepted):
-        return copy.deepcopy(value)
-    kind = type(default)
+    if value is None and (default is None or None in accepted):
+        return None
+    kind = NULLABLE[key] if default is None else type(default)
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is kind or type(value) in accepted:
+        if isinstance(value, list) and isinstance(default, list):
+            _check_elements(value, default, key, source)
         return copy.deepcopy(value)
     # Only whole floats stand for integers: 2.5 GPUs is a mistake, 1e1 epochs is not.
     if kind is int and type(value) is float and value.is_integer():
@@ -211,3 +220,13 @@ def _coerce(value: Any, default: Any, key: str, source: str) -> Any:
     raise ConfigError(
         f"{source}: {key} wants {' or '.join(names)} (default {default!r}), got {type(value).__name__}: {value!r}"
     )
+
+
+def _check_elements(value: list, default: list, key: str, source: str) -> None:
+    """Refuse list elements of another kind than those of the default (numbers where it has numbers)."""
+    kinds = {type(element) for element in default}
+    if kinds and kinds <= {int, float}:
+        wanted = (int,) if kinds == {int} else (int, float)
+        if any(type(element) not in wanted for element in value):
+            names = "whole numbers" if kinds == {int} else "numbers"
+            raise ConfigError(f"{source}: {key} wants a list of {names} (default {default!r}), got {value!r}")

@@ -59,9 +59,13 @@ def write_demo_dataset(
     splits = SPLITS if splits is None else splits
     description = {"format": _FORMAT, "seed": seed, "splits": splits}
     stamp = folder / "demo.json"
-    if stamp.exists() and json.loads(stamp.read_text()) == description:
-        return False
     jobs = [(split, index) for split, count in splits.items() for index in range(count)]
+    lists = ["classes.txt", *(f"{split}.csv" for split in splits)]
+    complete = all((folder / name).exists() for name in [*lists, *(_video_name(*job) for job in jobs)])
+    if complete and stamp.exists() and stamp.read_text() == json.dumps(description):
+        return False
+    # Gone while files are missing: the data set counts as complete only once everything is there.
+    stamp.unlink(missing_ok=True)
     for split in splits:
         (folder / split).mkdir(parents=True, exist_ok=True)
     write = partial(_write_job, folder, seed)
@@ -75,7 +79,6 @@ def write_demo_dataset(
         (folder / f"{split}.csv").write_text(lines)
     if "val" in splits:
         (folder / "test.csv").write_text((folder / "val.csv").read_text())
-    # Written last: the data set counts as complete only once everything is there.
     stamp.write_text(json.dumps(description))
     return True
 

@@ -37,6 +37,12 @@ class Failure:
     video: str
     cause: str
 
+    @classmethod
+    def of(cls, videos: VideoList, index: int, error: VideoError) -> "Failure":
+        """The failure of a video of a list; its path in a form that can be printed whatever the bytes of its name."""
+        path = videos.path(index).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return cls(index, path, error.cause)
+
 
 @dataclass(frozen=True)
 class Temporal:
@@ -107,7 +113,7 @@ class TrainingClips(Dataset):
             try:
                 return *self._clip(index, np.random.default_rng([self.seed, epoch, index])), failures
             except VideoError as error:
-                failures.append(Failure(index, self.videos.path(index), error.cause))
+                failures.append(Failure.of(self.videos, index, error))
         return None, -1, failures
 
     def _clip(self, index: int, rng: np.random.Generator) -> tuple[Tensor, int]:
@@ -146,7 +152,7 @@ class VideoViews(Dataset):
         try:
             return self._views(index), label, index, None
         except VideoError as error:
-            return None, label, index, Failure(index, self.videos.path(index), error.cause)
+            return None, label, index, Failure.of(self.videos, index, error)
 
     def _views(self, index: int) -> Tensor:
         with Video(self.videos.path(index)) as video:
@@ -224,10 +230,14 @@ class TrainingLoader:
             if failure.index not in self._named:
                 self._named.add(failure.index)
                 logger.warning("unreadable video replaced: %s: %s", failure.video, failure.cause)
-        if len(self.failed) > self.dataset.allowed_failures:
+        self.check_failures(len(self.failed))
+
+    def check_failures(self, count: int) -> None:
+        """Raise a DataError when ``count`` unreadable videos are more than DATA.MAX_FAILED_FRACTION allows."""
+        if count > self.dataset.allowed_failures:
             some = "\n".join(f"  {f.video}: {f.cause}" for f in list(self.failed.values())[:10])
             raise DataError(
-                f"{self.videos.source}: {len(self.failed)} of {len(self.videos)} videos cannot be read, more than the "
+                f"{self.videos.source}: {count} of {len(self.videos)} videos cannot be read, more than the "
                 f"{self.dataset.allowed_failures} that DATA.MAX_FAILED_FRACTION allows; mend or remove them:\n{some}"
             )
 

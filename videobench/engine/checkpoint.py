@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 import videobench
+from videobench.config import CfgNode
 from videobench.models.weights import WeightsError, read_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -59,3 +61,30 @@ def last_checkpoint(output_dir: str | Path) -> tuple[Path, dict[str, Any]] | Non
             f"{folder}: none of its {len(found)} checkpoints can be read; move them away to start afresh"
         )
     return None
+
+
+def changed_keys(before: str, cfg: CfgNode) -> list[str]:
+    """What differs between the configuration text of a checkpoint and ``cfg``, besides keys that change no weights."""
+    try:
+        old = yaml.safe_load(before) or {}
+    except yaml.YAMLError:
+        return ["(its configuration text cannot be read)"]
+    old, new = _flat(old), _flat(yaml.safe_load(cfg.dump()))
+    return [
+        f"{key} {old[key]!r} -> {new[key]!r}"
+        for key in sorted(old.keys() & new.keys())
+        if old[key] != new[key] and not key.startswith(_HARMLESS)
+    ]
+
+
+_HARMLESS = (
+    *("TEST.", "TENSORBOARD.", "DATA_LOADER.", "OUTPUT_DIR", "LOG_PERIOD", "SHARD_ID", "DATA.PATH", "DATA.CLASS_NAMES"),
+    *("TRAIN.ENABLE", "TRAIN.AUTO_RESUME", "TRAIN.EVAL_PERIOD", "TRAIN.CHECKPOINT_"),
+)
+
+
+def _flat(node: dict, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in node.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat

@@ -1,11 +1,11 @@
 """Counts and running values of training, validation and test."""
 
+import os
 import time
 from collections import deque
 from collections.abc import Sequence
 from statistics import median
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,11 +24,6 @@ def topk_correct(scores: Tensor, labels: Tensor, ks: Sequence[int]) -> list[int]
 def ensemble_scores(scores: Tensor, method: str) -> Tensor:
     """Scores [views, classes] of one video as [classes]: their ``sum`` or their ``max``."""
     return scores.sum(0) if method == "sum" else scores.max(0).values
-
-
-def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Counts [true class, predicted class]."""
-    return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
 class Window:
@@ -76,3 +71,10 @@ def gpu_memory() -> str:
     """Peak memory this process took on its GPU, as ``5.12G``."""
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
     return f"{peak / 2**30:.2f}G"
+
+
+def main_memory() -> str:
+    """Used and total memory of this machine, as ``5.12/31.30G``."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    total, free = (page * os.sysconf(name) / 2**30 for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
+    return f"{total - free:.2f}/{total:.2f}G"

@@ -1,7 +1,7 @@
 """One command's work: load and check the configuration, start the ranks, train, test, report."""
 
-import logging
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,32 +14,38 @@ from videobench.datasets.annotations import read_class_names
 from videobench.datasets.loader import DataError, split_list
 from videobench.distributed.group import barrier, is_main
 from videobench.distributed.launch import launch
+from videobench.engine.checkpoint import checkpoint_dir
 from videobench.engine.tester import test, weights_to_test
 from videobench.engine.trainer import train
 from videobench.models import WeightsError, build_model
 from videobench.reporting.log import setup_logging
 from videobench.reporting.run_report import result_table, write_report
 
-logger = logging.getLogger(__name__)
-
-#: Exit statuses: done; the test met more unreadable videos than allowed; the configuration or the input is wrong.
-DONE, FAILED_VIDEOS, WRONG_INPUT = 0, 1, 2
+#: Exit statuses: done; the run broke off; the configuration or the input is wrong; the test met more unreadable videos
+#: than allowed; interrupted from the keyboard.
+DONE, BROKE_OFF, WRONG_INPUT, FAILED_VIDEOS, INTERRUPTED = 0, 1, 2, 3, 130
+#: What is said in one message without a traceback, because the reader of the message can mend it.
+_STATUS = {ConfigError: WRONG_INPUT, DataError: WRONG_INPUT, WeightsError: WRONG_INPUT, FloatingPointError: BROKE_OFF}
 
 
 def run(config_files: Sequence[str], overrides: Sequence[Any], init_method: str) -> int:
     """Train and test as the configuration says; what is wrong with its input is said in one message on stderr.
 
     Returns:
-        The exit status: 0 done, 1 more unreadable test videos than TEST.ALLOW_FAILED, 2 wrong configuration or input.
+        The exit status: 0 done, 1 broken off, 2 wrong configuration or input, 3 more unreadable test videos than
+        TEST.ALLOW_FAILED, 130 interrupted.
     """
     setup_logging(None)
     try:
         cfg = load_config(config_files, overrides)
         prepare(cfg)
-        return launch(cfg, _work, init_method)
-    except (ConfigError, DataError, WeightsError) as error:
+        return launch(cfg, _work, init_method, expected=tuple(_STATUS))
+    except tuple(_STATUS) as error:
         print(f"error: {error}", file=sys.stderr)
-        return WRONG_INPUT
+        return next(status for kind, status in _STATUS.items() if isinstance(error, kind))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
 
 
 def prepare(cfg: CfgNode) -> None:
@@ -61,24 +67,30 @@ def prepare(cfg: CfgNode) -> None:
     output = Path(cfg.OUTPUT_DIR)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        (output / "config.yaml").write_text(cfg.dump())
+        with tempfile.TemporaryFile(dir=output):
+            pass
     except OSError as error:
         raise ConfigError(f"OUTPUT_DIR: cannot write to {output}: {error.strerror}") from error
     if cfg.TEST.ENABLE and not cfg.TRAIN.ENABLE:
         weights_to_test(cfg)
+    if cfg.TRAIN.ENABLE and not cfg.TRAIN.AUTO_RESUME and any(checkpoint_dir(output).glob("*.pyth")):
+        raise ConfigError(
+            f"{checkpoint_dir(output)} has checkpoints of an earlier run and TRAIN.AUTO_RESUME is False; name another "
+            "OUTPUT_DIR, or move them away"
+        )
     _try_network(cfg)
+    (output / "config.yaml").write_text(cfg.dump())
 
 
 def _try_network(cfg: CfgNode) -> None:
     """Run the network once on meta tensors: clips it cannot take are a mistake in the configuration."""
     with torch.device("meta"), torch.no_grad():
         model = build_model(cfg).eval()
-        for enabled, key in ((cfg.TRAIN.ENABLE, "TRAIN_CROP_SIZE"), (cfg.TEST.ENABLE, "TEST_CROP_SIZE")):
+        for key in ["TRAIN_CROP_SIZE"] * cfg.TRAIN.ENABLE + ["TEST_CROP_SIZE"]:
             frames, size = cfg.DATA.NUM_FRAMES, cfg.DATA[key]
             try:
-                if enabled:
-                    model.clean_activation_buffers()
-                    model(torch.empty(1, 3, frames, size, size))
+                model.clean_activation_buffers()
+                model(torch.empty(1, 3, frames, size, size))
             except ValueError as error:
                 raise ConfigError(
                     f"MODEL.MODEL_NAME {cfg.MODEL.MODEL_NAME} cannot take clips of DATA.NUM_FRAMES {frames} and "
@@ -96,7 +108,7 @@ def _work(cfg: CfgNode, device: torch.device) -> int:
         results = test(cfg, device)
     if not is_main():
         return DONE
-    report = write_report(cfg.OUTPUT_DIR)
+    report = write_report(cfg.OUTPUT_DIR, with_test=results is not None)
     print(result_table(cfg.OUTPUT_DIR, results), flush=True)
     print(f"report: {report}", flush=True)
     return FAILED_VIDEOS if results and len(results["failed"]) > cfg.TEST.ALLOW_FAILED else DONE

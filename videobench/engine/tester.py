@@ -16,7 +16,7 @@ from videobench.datasets.loader import Failure, split_list, view_loader
 from videobench.distributed.group import gather, is_main, rank, world_size
 from videobench.engine.checkpoint import best_path, checkpoint_dir, last_checkpoint, versions
 from videobench.engine.metrics import ensemble_scores, gpu_memory, topk_correct
-from videobench.models import build_model, load_weights
+from videobench.models import WeightsError, build_model, load_weights
 from videobench.reporting.log import log_json_stats
 
 logger = logging.getLogger(__name__)
@@ -30,10 +30,14 @@ def test(cfg: CfgNode, device: torch.device) -> dict[str, Any] | None:
 
     Raises:
         ConfigError: when there are no weights to test.
+        WeightsError: when they do not fill the network.
+        FloatingPointError: when the network gives scores that are no finite numbers.
     """
     weights = weights_to_test(cfg)
     model = build_model(cfg)
     report = load_weights(model, weights)
+    if not report.complete:
+        raise WeightsError(f"{weights}: these weights do not fill the network that is to be tested\n{report}")
     logger.info("testing %s", report)
     model = model.to(device).eval()
     started = time.perf_counter()
@@ -56,8 +60,10 @@ def weights_to_test(cfg: CfgNode) -> Path:
     """
     if cfg.TEST.CHECKPOINT_FILE_PATH:
         return Path(cfg.TEST.CHECKPOINT_FILE_PATH)
-    if cfg.TEST.CHECKPOINT == "best" and best_path(cfg.OUTPUT_DIR).exists():
-        return best_path(cfg.OUTPUT_DIR)
+    if cfg.TEST.CHECKPOINT == "best":
+        if best_path(cfg.OUTPUT_DIR).exists():
+            return best_path(cfg.OUTPUT_DIR)
+        raise ConfigError(f"TEST.CHECKPOINT is best, but there is no {best_path(cfg.OUTPUT_DIR)}; use last")
     if (last := last_checkpoint(cfg.OUTPUT_DIR)) is not None:
         return last[0]
     if cfg.TRAIN.CHECKPOINT_FILE_PATH:
@@ -106,6 +112,11 @@ def _score_videos(
             rows.append(logits.softmax(1) if cfg.TEST.SCORES == "softmax" else logits)
         per_video = torch.cat(rows).split([len(views) for _, views in waiting])
         for (index, _), part in zip(waiting, per_video, strict=True):
+            if not part.isfinite().all():
+                raise FloatingPointError(
+                    f"the network's scores of {loader.dataset.videos.path(index)} are no finite numbers; "
+                    "are these the right weights?"
+                )
             scores[index] = ensemble_scores(part, cfg.DATA.ENSEMBLE_METHOD).cpu().numpy()
         waiting.clear()
 
@@ -138,7 +149,7 @@ def _write_results(
     order = sorted(scores)
     score_rows = np.stack([scores[i] for i in order]) if order else np.empty((0, cfg.MODEL.NUM_CLASSES))
     label_rows = np.array([labels[i] for i in order], dtype=np.int64)
-    ks = sorted({min(k, score_rows.shape[1]) for k in cfg.TEST.TOP_K})
+    ks = cfg.TEST.TOP_K
     hits = topk_correct(torch.from_numpy(score_rows), torch.from_numpy(label_rows), ks)
     accuracy = {f"top{k}": 100.0 * hit / len(order) if order else 0.0 for k, hit in zip(ks, hits, strict=True)}
     results = {

@@ -2,11 +2,13 @@
 
 import datetime
 import logging
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -17,8 +19,8 @@ from videobench.datasets.annotations import read_class_names
 from videobench.datasets.augment import normalise
 from videobench.datasets.loader import TrainingLoader, view_loader
 from videobench.distributed.group import is_main, rank, sum_over_ranks, world_size
-from videobench.engine.checkpoint import best_path, epoch_path, last_checkpoint, versions
-from videobench.engine.metrics import StepClock, Window, gpu_memory, topk_correct
+from videobench.engine.checkpoint import best_path, changed_keys, epoch_path, last_checkpoint, versions
+from videobench.engine.metrics import StepClock, Window, gpu_memory, main_memory, topk_correct
 from videobench.models import WeightsError, build_model, load_weights
 from videobench.models.weights import read_checkpoint, write_checkpoint
 from videobench.reporting.log import log_json_stats
@@ -40,16 +42,14 @@ class Trainer:
         self.cfg, self.device = cfg, device
         torch.manual_seed(cfg.RNG_SEED)
         self.model = build_model(cfg).to(device)
-        self.optimizer = build_optimizer(self.model, cfg)
+        always = cfg.SOLVER.NO_WEIGHT_DECAY == "always"
+        exempt = self.model.no_weight_decay() if always or self.model.heeds_no_weight_decay else set()
+        self.optimizer = build_optimizer(self.model, cfg, exempt)
         self.scaler = torch.amp.GradScaler(device.type, enabled=cfg.TRAIN.PRECISION == "fp16")
         self.epoch = 0
         self.history: list[dict[str, float]] = []
         self.best_top1 = -1.0
         self._start_from_weights()
-        # Dropout and stochastic depth differ from rank to rank; the initial weights above must not.
-        torch.manual_seed(cfg.RNG_SEED + rank())
-        if self._resumed_rng is not None and world_size() == 1:
-            torch.set_rng_state(self._resumed_rng)
         pin = cfg.DATA_LOADER.PIN_MEMORY and device.type == "cuda"
         ranks = {"rank": rank(), "world_size": world_size(), "pin_memory": pin}
         self.loader = TrainingLoader(cfg, **ranks)
@@ -65,6 +65,12 @@ class Trainer:
         """Train from where this run stands to SOLVER.MAX_EPOCH."""
         cfg = self.cfg
         self._log_recipe()
+        if self.epoch >= cfg.SOLVER.MAX_EPOCH:
+            logger.warning(
+                "nothing to train: %s already has %d epochs and SOLVER.MAX_EPOCH is %d; raise it to go on, or name "
+                "another OUTPUT_DIR to start afresh",
+                *(cfg.OUTPUT_DIR, self.epoch, cfg.SOLVER.MAX_EPOCH),
+            )
         while self.epoch < cfg.SOLVER.MAX_EPOCH:
             record = self.train_epoch(self.epoch)
             self.epoch += 1
@@ -81,17 +87,20 @@ class Trainer:
         """One pass over the training videos; returns its averages."""
         cfg, solver = self.cfg, self.cfg.SOLVER
         steps = len(self.loader)
+        # Dropout and stochastic depth: different on every rank and in every epoch, the same after a restart.
+        torch.manual_seed(int(np.random.SeedSequence([cfg.RNG_SEED, epoch, rank()]).generate_state(1)[0]))
         clock = StepClock(cfg.LOG_PERIOD)
         window = {name: Window(cfg.LOG_PERIOD) for name in ("loss", "top1_err", "top5_err")}
         pending: list[Tensor] = []
         totals = torch.zeros(3, dtype=torch.float64)
         self.model.train()
         clock.start()
-        for step, (clips, labels) in enumerate(self._batches(epoch)):
+        for step, (clips, labels) in enumerate(self.loader.epoch(epoch)):
             clock.data_ready()
             lr = learning_rate(solver, epoch + step / steps, shard_scale(cfg))
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
+            labels = labels.to(self.device, non_blocking=True)
             loss, logits, grad_norm = self._step(clips, labels)
             # Kept on the device: reading a number here would make every step wait for the GPU.
             pending.append(torch.stack([loss.detach(), *_errors(logits, labels)]))
@@ -102,8 +111,10 @@ class Trainer:
                     for name, value in zip(window, values.tolist(), strict=True):
                         window[name].add(value)
                 pending.clear()
-                self._check_loss(window["loss"].values[-1], epoch, step)
+                self._check_losses(window["loss"].values, epoch, step)
                 self._log_step(epoch, step, clock, window, lr, grad_norm)
+        failed = torch.tensor(len(self.loader.failed), device=self.device)
+        self.loader.check_failures(int(sum_over_ranks(failed)))
         loss, top1_err, top5_err = (sum_over_ranks(totals.to(self.device)) / (steps * world_size())).tolist()
         stats = {
             "_type": "train_epoch",
@@ -115,6 +126,7 @@ class Trainer:
             "loss": loss,
             "lr": lr,
             "gpu_mem": gpu_memory(),
+            "RAM": main_memory(),
             "top1_err": top1_err,
             "top5_err": top5_err,
         }
@@ -130,12 +142,16 @@ class Trainer:
         started = time.perf_counter()
         self.model.eval()
         counts = torch.zeros(4, dtype=torch.int64)
-        for clips, labels in _regroup(self.val_loader, max(1, cfg.TRAIN.BATCH_SIZE // max(cfg.NUM_GPUS, 1)), counts):
+        batch_size = max(1, cfg.TRAIN.BATCH_SIZE // max(cfg.NUM_GPUS, 1))
+        batches = -(-len(self.val_loader) // batch_size)
+        for step, (clips, labels) in enumerate(_regroup(self.val_loader, batch_size, counts)):
             self.model.clean_activation_buffers()
             with self._autocast():
                 logits = self.model(self._to_input(clips))
             top1, top5 = topk_correct(_single(logits).float().cpu(), labels, (1, 5))
             counts += torch.tensor([top1, top5, len(labels), 0])
+            if (step + 1) % cfg.LOG_PERIOD == 0 and is_main():
+                self._log_validation(step + 1, batches, time.perf_counter() - started, top1, top5, len(labels))
         top1, top5, videos, failed = sum_over_ranks(counts.to(self.device)).tolist()
         if failed:
             logger.warning("validation: %d unreadable videos are left out of the errors below", failed)
@@ -146,6 +162,7 @@ class Trainer:
             "epoch": f"{self.epoch}/{cfg.SOLVER.MAX_EPOCH}",
             "time_diff": time.perf_counter() - started,
             "gpu_mem": gpu_memory(),
+            "RAM": main_memory(),
             "top1_err": errors[0],
             "top5_err": errors[1],
             "min_top1_err": min([errors[0], *(r["val_top1_err"] for r in seen)]),
@@ -156,9 +173,19 @@ class Trainer:
         self.scalars.add({"val/clip_top1_err": errors[0]}, self.epoch * len(self.loader))
         return {"val_top1_err": errors[0], "val_top5_err": errors[1]}
 
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for clips, labels in self.loader.epoch(epoch):
-            yield clips.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+    def _log_validation(self, done: int, batches: int, seconds: float, top1: int, top5: int, videos: int) -> None:
+        left = (batches - done) * seconds / done
+        stats = {
+            "_type": "val_iter",
+            "epoch": f"{self.epoch}/{self.cfg.SOLVER.MAX_EPOCH}",
+            "iter": f"{done}/{batches}",
+            "time_diff": seconds / done,
+            "eta": str(datetime.timedelta(seconds=round(left))),
+            "gpu_mem": gpu_memory(),
+            "top1_err": 100.0 * (1.0 - top1 / videos),
+            "top5_err": 100.0 * (1.0 - top5 / videos),
+        }
+        log_json_stats(stats)
 
     def _step(self, clips: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         self.model.clean_activation_buffers()
@@ -184,11 +211,12 @@ class Trainer:
         dtype = _AUTOCAST.get(self.cfg.TRAIN.PRECISION)
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
-    def _check_loss(self, loss: float, epoch: int, step: int) -> None:
-        if loss != loss or loss in (float("inf"), float("-inf")):
+    def _check_losses(self, losses: Iterable[float], epoch: int, step: int) -> None:
+        if not all(map(math.isfinite, losses)):
             raise FloatingPointError(
-                f"the loss is {loss} in epoch {epoch + 1}, step {step + 1}; try a lower SOLVER.BASE_LR, a longer "
-                "SOLVER.WARMUP_EPOCHS, SOLVER.CLIP_GRAD_L2NORM 1.0, or TRAIN.PRECISION bf16 or fp32 instead of fp16"
+                f"the loss is not a finite number in epoch {epoch + 1}, shortly before step {step + 1}; try a lower "
+                "SOLVER.BASE_LR, a longer SOLVER.WARMUP_EPOCHS, SOLVER.CLIP_GRAD_L2NORM 1.0, or TRAIN.PRECISION bf16 "
+                "or fp32 instead of fp16"
             )
 
     def _log_recipe(self) -> None:
@@ -272,7 +300,6 @@ class Trainer:
             "history": self.history,
             "best_top1": self.best_top1,
             "versions": versions(),
-            "rng_state": torch.get_rng_state(),
         }
         if self.scaler.is_enabled():
             content["scaler_state"] = self.scaler.state_dict()
@@ -281,7 +308,6 @@ class Trainer:
     def _start_from_weights(self) -> None:
         """Continue this run, or begin from TRAIN.CHECKPOINT_FILE_PATH, or from fresh weights."""
         train = self.cfg.TRAIN
-        self._resumed_rng: Tensor | None = None
         if train.AUTO_RESUME and (found := last_checkpoint(self.cfg.OUTPUT_DIR)) is not None:
             self._resume(*found)
         elif train.CHECKPOINT_FILE_PATH:
@@ -293,26 +319,38 @@ class Trainer:
                 logger.info("%s", load_weights(self.model, path))
 
     def _resume(self, path: Path, content: dict[str, Any]) -> None:
-        report = load_weights(self.model, content)
-        if report.missing or report.unexpected or report.mismatched or report.replaced:
+        """Restore everything, and say which keys of the configuration are others than before."""
+        advice = (
+            "use another OUTPUT_DIR, and to begin with these weights name this file in TRAIN.CHECKPOINT_FILE_PATH with "
+            "TRAIN.CHECKPOINT_EPOCH_RESET True"
+        )
+        report = load_weights(self.model, {"model_state": content["model_state"]})
+        if not report.complete or report.unexpected:
             raise WeightsError(
-                f"{path}: this checkpoint is of another network than the configuration describes; use another "
-                f"OUTPUT_DIR, or TRAIN.CHECKPOINT_EPOCH_RESET True to take what fits as initial weights\n{report}"
+                f"{path}: this checkpoint is of another network than the configuration describes; {advice}\n{report}"
             )
-        try:
-            self.optimizer.load_state_dict(content["optimizer_state"])
-        except (ValueError, KeyError) as error:
-            raise WeightsError(
-                f"{path}: the optimizer state does not fit ({error}); set TRAIN.CHECKPOINT_EPOCH_RESET True to take "
-                "the weights alone"
-            ) from error
+        self._restore_optimizer(path, content["optimizer_state"], advice)
+        if changed := changed_keys(content.get("cfg", ""), self.cfg):
+            logger.warning("going on with other settings than %s was made with: %s", path, "; ".join(changed))
         if self.scaler.is_enabled() and content.get("scaler_state"):
             self.scaler.load_state_dict(content["scaler_state"])
         self.epoch = content["epoch"] + 1
         self.history = list(content.get("history", []))
         self.best_top1 = content.get("best_top1", -1.0)
-        self._resumed_rng = content.get("rng_state")
         logger.info("resuming after epoch %d from %s", self.epoch, path)
+
+    def _restore_optimizer(self, path: Path, state: dict[str, Any], advice: str) -> None:
+        # The moments come from the file, the options (weight decay, betas) from the configuration.
+        options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        try:
+            saved = [set(group) - {"params", "initial_lr"} for group in state["param_groups"]]
+            if saved != [set(group) for group in options]:
+                raise ValueError("it is of another SOLVER.OPTIMIZING_METHOD or has other parameter groups")
+            self.optimizer.load_state_dict(state)
+        except (ValueError, KeyError, TypeError) as error:
+            raise WeightsError(f"{path}: the optimizer state does not fit ({error}); {advice}") from error
+        for group, own in zip(self.optimizer.param_groups, options, strict=True):
+            group.update(own)
 
 
 def _single(logits: Tensor | dict[str, Tensor]) -> Tensor:

@@ -18,6 +18,8 @@ class VideoModel(nn.Module):
 
     #: Width of the features that the classifier takes.
     num_features: int
+    #: Whether the family's published training heeds :meth:`no_weight_decay`.
+    heeds_no_weight_decay = False
 
     def forward(self, clip: Tensor) -> Tensor | dict[str, Tensor]:
         """Logits [N, num_classes] of a normalised clip [N, C, T, H, W]; networks with several heads return a dict.

@@ -104,6 +104,8 @@ class MViT(VideoModel):
         ValueError: for settings that do not fit each other or the crop.
     """
 
+    heeds_no_weight_decay = True
+
     def __init__(
         self,
         *,

@@ -91,9 +91,7 @@ def zoo_row(name: str) -> ZooRow:
     }
     for source in (data, network, row):
         settings |= {key: value for key, value in source.items() if "." in key}
-    published = {
-        key: row[key] for key in ("top1", "top5", "action_top1", "noun_top1", "gflops", "params") if key in row
-    }
+    published = {key: row[key] for key in _PUBLISHED if key in row}
     if "gflops" in published and network["family"] in zoo["gflops_of_all_views"]:
         published["gflops"] /= clips * crops
     return ZooRow(name, network["family"], row["data"], settings, published)

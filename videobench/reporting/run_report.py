@@ -48,12 +48,17 @@ def result_table(output_dir: str | Path, results: Mapping[str, Any] | None) -> s
     return "\n".join(["", line, *(f"{name:<{width}}  {value}" for name, value in rows), line])
 
 
-def write_report(output_dir: str | Path) -> Path:
-    """Write report.html: one file with everything in it, from what training and test left in ``output_dir``."""
+def write_report(output_dir: str | Path, *, with_test: bool = True) -> Path:
+    """Write report.html: one file with everything in it, from what training and test left in ``output_dir``.
+
+    Args:
+        output_dir: the folder of the run.
+        with_test: whether the test results in it belong to the run as it stands.
+    """
     output = Path(output_dir)
     sections: list[str] = []
     results_file, history_file = output / "test_results.json", output / "history.csv"
-    if results_file.exists():
+    if with_test and results_file.exists():
         results = json.loads(results_file.read_text())
         sections += ["<h2>Test</h2>", _table(("", ""), _headline(results))]
         predictions = np.load(output / "predictions.npz")

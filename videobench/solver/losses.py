@@ -3,17 +3,9 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from videobench.config import ConfigError
-
 Logits = Tensor | dict[str, Tensor]
 
-_LOSSES = {"cross_entropy": F.cross_entropy}
-
-
-def check_loss(name: str) -> None:
-    """Raise a ConfigError for a MODEL.LOSS_FUNC that does not exist."""
-    if name not in _LOSSES:
-        raise ConfigError(f"MODEL.LOSS_FUNC is one of {', '.join(_LOSSES)}, got {name!r}")
+LOSSES = {"cross_entropy": F.cross_entropy}
 
 
 def training_loss(name: str, logits: Logits, labels: Tensor | dict[str, Tensor]) -> Tensor:
@@ -28,4 +20,4 @@ def training_loss(name: str, logits: Logits, labels: Tensor | dict[str, Tensor])
             for key, head in logits.items()
         ]
         return sum(parts) / len(parts)
-    return _LOSSES[name](logits.float(), labels)
+    return LOSSES[name](logits.float(), labels)
