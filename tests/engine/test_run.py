@@ -317,6 +317,16 @@ def test_resuming_with_another_optimizer(tiny, finished, tmp_path, capsys):
     assert "the optimizer state does not fit" in error
 
 
+def test_resuming_with_moments_in_another_order(tiny, finished, tmp_path, capsys):
+    content = read_checkpoint(epoch_path(finished, 2))
+    moments = content["optimizer_state"]["state"]
+    other = next(i for i in moments if moments[i]["exp_avg"].shape != moments[0]["exp_avg"].shape)
+    moments[0], moments[other] = moments[other], moments[0]
+    torch.save(content, tmp_path / "odd.pyth")
+    more = ["TRAIN.CHECKPOINT_FILE_PATH", str(tmp_path / "odd.pyth"), "SOLVER.MAX_EPOCH", 3]
+    assert "another order" in refused(capsys, go(tiny, tmp_path / "out", *more))
+
+
 def test_no_weights_to_test(tiny, tmp_path, capsys):
     error = refused(capsys, go(tiny, tmp_path, "TRAIN.ENABLE", False))
     assert "no weights to test" in error

@@ -343,10 +343,13 @@ class Trainer:
         # The moments come from the file, the options (weight decay, betas) from the configuration.
         options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
-            saved = [set(group) - {"params", "initial_lr"} for group in state["param_groups"]]
-            if saved != [set(group) for group in options]:
+            if ["betas" in group for group in state["param_groups"]] != ["betas" in group for group in options]:
                 raise ValueError("it is of another SOLVER.OPTIMIZING_METHOD or has other parameter groups")
             self.optimizer.load_state_dict(state)
+            for parameter, values in self.optimizer.state.items():
+                # Moments are assigned by position, which torch does not check.
+                if any(v.dim() and v.shape != parameter.shape for v in values.values() if isinstance(v, Tensor)):
+                    raise ValueError("its tensors are in another order than this network's parameters")
         except (ValueError, KeyError, TypeError) as error:
             raise WeightsError(f"{path}: the optimizer state does not fit ({error}); {advice}") from error
         for group, own in zip(self.optimizer.param_groups, options, strict=True):
