@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 		OUTPUT_DIR $(DEMO)/run
 
 test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

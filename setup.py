@@ -34,5 +34,7 @@ setup(
         "tqdm>=4.66",
         "PyYAML>=6",
     ],
-    extras_require={"test": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.11"]},
+    extras_require={
+        "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.11"]
+    },
 )

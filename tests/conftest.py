@@ -1,6 +1,12 @@
 """Fixtures that several test files share."""
 
+import os
 from pathlib import Path
+
+# Tests that run side by side share the cores; set before torch is imported, and inherited by what the tests start.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 import pytest
 
