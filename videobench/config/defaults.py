@@ -81,7 +81,7 @@ _C.MORPH.TRANSITIONS = [True, False, False, False]
 # Chunk length of the spatial mixing per stage.
 _C.MORPH.SEGMENT_DIM = [32, 16, 16, 16]
 # Hidden size of the MLPs over their width, per stage.
-_C.MORPH.MLP_RATIOS = [3, 3, 3, 3]
+_C.MORPH.MLP_RATIOS = [3.0, 3.0, 3.0, 3.0]
 # Channels per stage.
 _C.MORPH.EMBED_DIMS = [192, 384, 384, 384]
 # Bias of the mixing layers.

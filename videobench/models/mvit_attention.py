@@ -146,6 +146,9 @@ class MultiScaleAttention(nn.Module):
         ValueError: when the two-dimensional form, whose tables are never resized, meets a grid of another size.
     """
 
+    #: Write attention out as matrix products, as tracers get it: fused kernels are handed longer, padded vectors.
+    plain = False
+
     def __init__(
         self,
         dim: int,
@@ -248,7 +251,7 @@ class MultiScaleAttention(nn.Module):
         """Softmax attention of [N, L, heads, head dim] tensors with relative positions."""
         scale = self.head_dim**-0.5
         products = self._position_products(q)
-        if torch.jit.is_tracing():
+        if self.plain or torch.jit.is_tracing():
             return self._attend_plainly(q, k, v, products, scale)
         if not products:
             y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
