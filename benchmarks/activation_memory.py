@@ -156,10 +156,12 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each form; the median counts (default 5)")
     parser.add_argument("--no-time", action="store_true", help="count memory only")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="JSON file; its entry for this device is replaced")
+    parser.add_argument(
+        "--output", type=Path, default=RESULTS, help="JSON file; entries of these networks are replaced"
+    )
     args = parser.parse_args()
-    if args.steps < 1 or args.batch < 1:
-        parser.error("--steps and --batch are at least 1")
+    if args.steps < 5 or args.batch < 1:
+        parser.error("--steps is at least 5, --batch at least 1")
     device = torch.device(args.device)
     try:
         names = [zoo_row(name).name for name in args.names or DEFAULT]
@@ -176,17 +178,16 @@ def main() -> int:
     }
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
     print(table_line(HEADER))
-    networks = {}
-    for name in names:
-        networks[name] = measure(name, args.batch, facts["steps"], device)
-        print(table_line(cells(name, networks[name])), flush=True)
-        if "peak_bytes" in networks[name]:
-            peaks = ", ".join(f"{form} {size / MIB:.1f} MiB" for form, size in networks[name]["peak_bytes"].items())
-            print(f"  peak of a step beyond parameters and gradients: {peaks}", flush=True)
     results = json.loads(args.output.read_text()) if args.output.exists() else {}
-    results[device.type] = {**facts, "networks": networks}
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(results, indent=2) + "\n")
+    for name in names:
+        result = measure(name, args.batch, facts["steps"], device)
+        print(table_line(cells(name, result)), flush=True)
+        if "peak_bytes" in result:
+            peaks = ", ".join(f"{form} {size / MIB:.1f} MiB" for form, size in result["peak_bytes"].items())
+            print(f"  peak of a step beyond parameters and gradients: {peaks}", flush=True)
+        results.setdefault(device.type, {})[name] = {**result, **facts}
+        args.output.write_text(json.dumps(results, indent=2) + "\n")
     return 0
 
 
