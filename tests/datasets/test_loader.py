@@ -5,9 +5,12 @@ import pytest
 import torch
 
 from videobench.config import load_config
+from videobench.datasets.annotations import split_list
 from videobench.datasets.augment import normalise
+from videobench.datasets.clips import Temporal, TrainingClips
 from videobench.datasets.decoding import Video, decode
-from videobench.datasets.loader import EpochBatches, Temporal, TrainingClips, TrainingLoader, VideoViews, split_list
+from videobench.datasets.loader import EpochBatches, TrainingLoader
+from videobench.datasets.views import VideoViews
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from videobench.config import ConfigError
+from videobench.config import CfgNode, ConfigError
 
 
 @dataclass(frozen=True)
@@ -112,3 +112,16 @@ def read_class_names(path: str | Path) -> list[str]:
             raise ConfigError(f"{path}: class numbers must be 0 to {len(lines) - 1}, each once")
         return [by_number[number] for number in range(len(lines))]
     return lines
+
+
+def split_list(cfg: CfgNode, split: str) -> VideoList:
+    """The list file of a split; a missing test.csv is val.csv, as the published protocols have it."""
+    folder = Path(cfg.DATA.PATH_TO_DATA_DIR)
+    if split == "test" and not (folder / "test.csv").exists() and (folder / "val.csv").exists():
+        split = "val"
+    return read_list(
+        folder / f"{split}.csv",
+        separator=cfg.DATA.PATH_LABEL_SEPARATOR,
+        prefix=cfg.DATA.PATH_PREFIX,
+        num_classes=cfg.MODEL.NUM_CLASSES,
+    )

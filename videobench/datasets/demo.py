@@ -32,7 +32,7 @@ FPS = 25
 SIZE = 96
 # Object radius in pixels, smallest and largest.
 RADII = (16.0, 42.0)
-_FORMAT = 1
+_FORMAT = 2
 
 
 def write_demo_dataset(
@@ -106,26 +106,29 @@ def render_clip(label: int, rng: np.random.Generator) -> np.ndarray:
     sign = -1.0 if rng.random() < 0.5 else 1.0
     background = np.clip(0.5 - sign * 0.15 + _texture(rng, SIZE * 2, cells=14, contrast=0.3), 0, 1)
     texture = np.clip(0.5 + sign * 0.25 + _texture(rng, 64, cells=5, contrast=0.5), 0, 1)
-    lobes, depth, phase = rng.integers(2, 4), rng.uniform(0.2, 0.3), rng.random()
+    lobes, depth, phase = int(rng.integers(2, 4)), rng.uniform(0.2, 0.3), rng.random()
     drift = rng.uniform(-0.15, 0.15, 2) * SIZE
     start = rng.uniform(0, SIZE, 2)
     noise = rng.uniform(0.0, 0.04)
 
     grid = np.arange(SIZE, dtype=np.float32) + 0.5
     frames = np.empty((FRAMES, SIZE, SIZE, 3), np.uint8)
-    for i in range(FRAMES):
-        columns, rows = (start + drift * time[i])[:, None] + grid
-        frame = _sample(background, *np.meshgrid(columns, rows))
+    # Python numbers: a NumPy float64 scalar would turn every float32 image below into float64.
+    moments = zip(*(values.tolist() for values in (time, x % 1.0, y % 1.0, radius, angle)), strict=True)
+    for i, (moment, centre_x, centre_y, size, turns) in enumerate(moments):
+        columns, rows = (start + drift * moment)[:, None].astype(np.float32) + grid
+        frame = _sample(background, columns[None, :], rows[:, None])
         # Offsets from the object's centre on the torus, in [-SIZE/2, SIZE/2).
-        dx = (grid[None, :] - x[i] % 1.0 * SIZE + SIZE / 2) % SIZE - SIZE / 2
-        dy = (grid[:, None] - y[i] % 1.0 * SIZE + SIZE / 2) % SIZE - SIZE / 2
-        turn = 2 * math.pi * angle[i]
-        u = (math.cos(turn) * dx + math.sin(turn) * dy) / radius[i]
-        v = (-math.sin(turn) * dx + math.cos(turn) * dy) / radius[i]
+        dx = (grid[None, :] - centre_x * SIZE + SIZE / 2) % SIZE - SIZE / 2
+        dy = (grid[:, None] - centre_y * SIZE + SIZE / 2) % SIZE - SIZE / 2
+        cosine, sine = math.cos(2 * math.pi * turns) / size, math.sin(2 * math.pi * turns) / size
+        u, v = cosine * dx + sine * dy, cosine * dy - sine * dx
+        distance = np.hypot(u, v)
+        inside = distance < 1 + 1 / size  # the outline lies within radius 1; outside is background alone
+        u, v, distance = u[inside], v[inside], distance[inside]
         outline = 1.0 - depth * (1 + np.cos(lobes * np.arctan2(v, u) + 2 * math.pi * phase))
-        cover = np.clip((outline - np.hypot(u, v)) * radius[i] + 0.5, 0, 1)[..., None]
-        patch = _sample(texture, (u + 1) * 32, (v + 1) * 32)
-        frame = frame * (1 - cover) + patch * cover
+        cover = np.clip((outline - distance) * size + 0.5, 0, 1)[:, None]
+        frame[inside] += (_sample(texture, (u + 1) * 32, (v + 1) * 32) - frame[inside]) * cover
         frame += noise * rng.standard_normal(frame.shape, dtype=np.float32)
         frames[i] = np.clip(frame * 255 + 0.5, 0, 255)
     return frames
@@ -136,7 +139,7 @@ def _texture(rng: np.random.Generator, size: int, cells: int, contrast: float) -
     coarse = rng.uniform(-0.5, 0.5, (cells, cells, 1)) + rng.uniform(-0.15, 0.15, (cells, cells, 3))
     coarse = (coarse * contrast + rng.uniform(-0.12, 0.12, 3)).astype(np.float32)
     steps = np.arange(size) * cells / size
-    return _sample(coarse, *np.meshgrid(steps, steps))
+    return _sample(coarse, steps[None, :], steps[:, None])
 
 
 def _sample(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -10,8 +10,8 @@ import torch
 
 from videobench.config import CfgNode, ConfigError, load_config
 from videobench.config.checks import check_config
-from videobench.datasets.annotations import read_class_names
-from videobench.datasets.loader import DataError, split_list
+from videobench.datasets.annotations import read_class_names, split_list
+from videobench.datasets.loader import DataError
 from videobench.distributed.group import barrier, is_main
 from videobench.distributed.launch import launch
 from videobench.engine.checkpoint import checkpoint_dir

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from videobench.config import CfgNode, ConfigError
-from videobench.datasets.annotations import read_class_names
+from videobench.datasets.annotations import read_class_names, split_list
 from videobench.datasets.augment import normalise
-from videobench.datasets.loader import Failure, split_list, view_loader
+from videobench.datasets.clips import Failure
+from videobench.datasets.views import view_loader
 from videobench.distributed.group import gather, is_main, rank, world_size
 from videobench.engine.checkpoint import best_path, checkpoint_dir, last_checkpoint, versions
 from videobench.engine.metrics import ensemble_scores, gpu_memory, topk_correct

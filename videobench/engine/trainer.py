@@ -17,7 +17,8 @@ from torch.nn.utils import clip_grad_norm_
 from videobench.config import CfgNode
 from videobench.datasets.annotations import read_class_names
 from videobench.datasets.augment import normalise
-from videobench.datasets.loader import TrainingLoader, view_loader
+from videobench.datasets.loader import TrainingLoader
+from videobench.datasets.views import view_loader
 from videobench.distributed.group import is_main, rank, sum_over_ranks, world_size
 from videobench.engine.checkpoint import best_path, changed_keys, epoch_path, last_checkpoint, versions
 from videobench.engine.metrics import StepClock, Window, gpu_memory, main_memory, topk_correct
