@@ -1,0 +1,134 @@
+"""Affine maps of whole clips, equal to Pillow's up to one grey level.
+
+Every frame and channel of a clip is sampled at the same places, so a map is one table of weighted source pixels for the
+frame, applied to all frames and channels at once.
+"""
+
+from collections.abc import Sequence
+from math import ceil, cos, floor, radians, sin
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# a, b, c, d, e, f: output pixel (x, y) shows the source at (a x + b y + c, d x + e y + f), from the top left corner.
+Matrix = tuple[float, float, float, float, float, float]
+INTERPOLATIONS = ("bilinear", "bicubic")
+# Pixels beyond the edge that the taps of a source within the frame reach.
+_EDGE = 2
+# Keeps float32's rounding from losing a level where Pillow's double precision has a whole number.
+_SAFE = 1 + 4e-6
+# Output pixels that are computed at a time on a CPU.
+_PIECE = 7168
+
+
+def rotation(degrees: float, width: int, height: int) -> Matrix:
+    """Counter-clockwise rotation around the centre of the frame."""
+    c, s = cos(radians(degrees)), sin(radians(degrees))
+    x, y = width / 2, height / 2
+    return c, -s, x - c * x + s * y, s, c, y - s * x - c * y
+
+
+def affine(clip: Tensor, matrix: Matrix, interpolation: str, fill: Sequence[int]) -> Tensor:
+    """A uint8 clip [T, C, H, W] with every frame mapped by ``matrix``.
+
+    Pixels whose source lies outside of the frame take the colour ``fill``; neighbours beyond the edge repeat it. The
+    kernels are Pillow's (cubic with a = -1), and so is cutting off, not rounding, of the result.
+
+    Args:
+        matrix: from output to source coordinates, in pixels; pixel centres lie at halves.
+        interpolation: bilinear or bicubic.
+        fill: one value per channel.
+    """
+    frames, channels, height, width = clip.shape
+    planes, device = frames * channels, clip.device
+    table, stride, background = _table(clip, fill)
+    index, weight = _samples(height, width, matrix, interpolation, stride, background, device)
+    mapped = torch.empty(planes, height * width, dtype=torch.uint8, device=device)
+    # On a CPU in pieces that stay in its cache.
+    piece = _PIECE if device.type == "cpu" else height * width
+    for start in range(0, height * width, piece):
+        part = slice(start, start + piece)
+        values = F.embedding_bag(index[part], table, per_sample_weights=weight[part], mode="sum")
+        mapped[:, part] = to_uint8(values).t()
+    return mapped.view(frames, channels, height, width)
+
+
+def translate(clip: Tensor, pixels: float, axis: int, interpolation: str, fill: Sequence[int]) -> Tensor:
+    """As :func:`affine` for a shift along one axis of the clip (2: upwards, 3: to the left), in a third of the time."""
+    size = clip.shape[axis]
+    # Pixel i shows i + pixels; those from first to last have a source within the frame.
+    first, last = max(0, ceil(-pixels - 0.5)), min(size, ceil(size - pixels - 0.5))
+    moved = torch.tensor(fill, dtype=torch.uint8).to(clip.device).view(1, -1, 1, 1).expand_as(clip).contiguous()
+    if first >= last:
+        return moved
+    whole = floor(pixels)
+    d = pixels - whole
+    weights, offset = ([1 - d, d], 0) if interpolation == "bilinear" else (_cubic(d), -1)
+    padding = [_EDGE, _EDGE, 0, 0] if axis == 3 else [0, 0, _EDGE, _EDGE]
+    source = F.pad(clip.float(), padding, mode="replicate")
+    total = None
+    for i, weight in enumerate(weights):
+        tap = source.narrow(axis, first + whole + offset + i + _EDGE, last - first)
+        total = tap * (weight * _SAFE) if total is None else total.add_(tap, alpha=weight * _SAFE)
+    moved.narrow(axis, first, last - first).copy_(to_uint8(total))
+    return moved
+
+
+def _table(clip: Tensor, fill: Sequence[int]) -> tuple[Tensor, int, int]:
+    """All planes of a pixel as one row, float32: the frame with its edge repeated, then rows of the fill colour.
+
+    Returns the table, the rows between a pixel and the one below it, and the number of the first row of fill.
+    """
+    frames, channels, height, width = clip.shape
+    rows, stride, planes = height + 2 * _EDGE, width + 2 * _EDGE, frames * channels
+    # As much fill as the taps of one pixel span.
+    table = torch.empty((rows + 2 * _EDGE) * stride, planes, device=clip.device)
+    picture = table[: rows * stride].view(rows, stride, planes)
+    inner = picture[_EDGE:-_EDGE, _EDGE:-_EDGE]
+    inner.copy_(clip.reshape(planes, height, width).permute(1, 2, 0))
+    picture[_EDGE:-_EDGE, :_EDGE], picture[_EDGE:-_EDGE, -_EDGE:] = inner[:, :1], inner[:, -1:]
+    picture[:_EDGE], picture[-_EDGE:] = picture[_EDGE], picture[-_EDGE - 1]
+    table[rows * stride :] = torch.tensor(fill, dtype=torch.float32).repeat(frames).to(clip.device, non_blocking=True)
+    return table, stride, rows * stride
+
+
+def _samples(
+    height: int, width: int, matrix: Matrix, interpolation: str, stride: int, background: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The rows of the table that every output pixel is made of and their weights, both [H * W, taps]."""
+    a, b, c, d, e, f = matrix
+    # In float64, as in Pillow: which pixels lie outside hangs on the last bits.
+    x = torch.arange(width, dtype=torch.float64, device=device).add_(0.5)
+    y = torch.arange(height, dtype=torch.float64, device=device).add_(0.5)[:, None]
+    source_x, source_y = a * x + b * y + c, d * x + e * y + f
+    outside = (source_x < 0) | (source_x >= width) | (source_y < 0) | (source_y >= height)
+    first_x, weights_x, offsets_x = _taps(source_x, "whole" if matrix[:3] == (1, 0, 0) else interpolation)
+    first_y, weights_y, offsets_y = _taps(source_y, "whole" if matrix[3:] == (0, 1, 0) else interpolation)
+    first = (first_y + _EDGE).mul_(stride).add_(first_x + _EDGE).masked_fill_(outside, background + stride + 1)
+    offsets = [i * stride + j for i in offsets_y for j in offsets_x]
+    index = first.to(torch.int32).view(-1, 1) + torch.tensor(offsets, dtype=torch.int32).to(device, non_blocking=True)
+    weight = (weights_y[:, None] * weights_x.mul_(_SAFE)).flatten(0, 1)
+    return index, weight.flatten(1).t().contiguous()
+
+
+def to_uint8(values: Tensor) -> Tensor:
+    """Float values cut to [0, 255] and to whole numbers, in place where possible."""
+    # By way of int16, which is several times faster on CPUs than the direct conversion.
+    return values.clamp_(0, 255).to(torch.int16).to(torch.uint8)
+
+
+def _taps(source: Tensor, interpolation: str) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """Along one axis: the source pixel [H, W] to the left, the weights float32 [taps, H, W] and places of its taps."""
+    first = (source - 0.5).floor_()
+    d = (source - 0.5).sub_(first).float()
+    if interpolation == "whole":
+        return first, torch.ones_like(d)[None], (0,)
+    if interpolation == "bilinear":
+        return first, torch.stack([1 - d, d]), (0, 1)
+    return first, torch.stack(_cubic(d)), (-1, 0, 1, 2)
+
+
+def _cubic(d: Tensor | float) -> list:
+    """Weights of the four pixels around a place that lies ``d`` to the right of the second."""
+    return [d * (d * (2 - d) - 1), d * d * (d - 2) + 1, d * (d * (1 - d) + 1), d * d * (d - 1)]
