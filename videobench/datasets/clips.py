@@ -8,14 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from videobench.config import CfgNode
 from videobench.datasets.annotations import VideoList
+from videobench.datasets.containers import VideoError
 from videobench.datasets.cropping import crop_resize, random_resized_box, random_short_side_box
-from videobench.datasets.decoding import Video, VideoError
+from videobench.datasets.records import Frames, Label
 from videobench.datasets.sampling import clip_indices
+from videobench.datasets.workers import note_reading
+
+# Random resized crop of the published ImageNet training (Szegedy et al., 2015, section 6).
+_IMAGE_AREA, _IMAGE_ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
 
 
 @dataclass(frozen=True)
@@ -44,13 +50,13 @@ class Temporal:
     use_offset: bool
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> "Temporal":
+    def from_config(cls, cfg: CfgNode, videos: VideoList) -> "Temporal":
+        """As DATA.* says; the rule ``auto`` is that of the data set."""
         data = cfg.DATA
-        return cls(
-            data.SAMPLING_RULE, data.NUM_FRAMES, data.SAMPLING_RATE, float(data.TARGET_FPS), data.USE_OFFSET_SAMPLING
-        )
+        rule = videos.rule if data.SAMPLING_RULE == "auto" else data.SAMPLING_RULE
+        return cls(rule, data.NUM_FRAMES, data.SAMPLING_RATE, float(data.TARGET_FPS), data.USE_OFFSET_SAMPLING)
 
-    def indices(self, video: Video, **view: Any) -> list[int]:
+    def indices(self, video: Frames, **view: Any) -> list[int]:
         """Frame numbers of a training clip (``draw``) or of a test view (``view``, ``views``).
 
         Raises:
@@ -70,20 +76,78 @@ class Temporal:
         )
 
 
+@dataclass(frozen=True)
+class TrainingItem:
+    """The training clips of one video.
+
+    Attributes:
+        clips: uint8 [S, T, C, H, W], S samples of one decode; None when no video could be read.
+        labels: int64 [S], int64 [S] per head in a dict, or float [S, classes] for several labels a video.
+        index: number of the video in the list.
+        failures: the videos that could not be read before this one.
+    """
+
+    clips: Tensor | None
+    labels: Tensor | dict[str, Tensor]
+    index: int
+    failures: list[Failure]
+
+
+@dataclass(frozen=True)
+class TrainingCrop:
+    """Which part of the frames a training clip shows, and how it is resized.
+
+    Single pictures are cut as in published ImageNet training: a random resized crop, resized with bicubic weights.
+    """
+
+    size: int
+    area: tuple[float, ...]
+    aspect: tuple[float, ...]
+    scales: tuple[int, int]
+    inverse: bool
+    flip: bool
+    antialias: bool
+    mode: str
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, videos: VideoList) -> "TrainingCrop":
+        data = cfg.DATA
+        area, aspect = tuple(data.TRAIN_JITTER_SCALES_RELATIVE), tuple(data.TRAIN_JITTER_ASPECT_RELATIVE)
+        if videos.pictures and not area:
+            area, aspect = _IMAGE_AREA, _IMAGE_ASPECT
+        return cls(
+            size=data.TRAIN_CROP_SIZE,
+            area=area,
+            aspect=aspect,
+            scales=tuple(data.TRAIN_JITTER_SCALES),
+            inverse=data.INV_UNIFORM_SAMPLE,
+            flip=data.RANDOM_FLIP,
+            antialias=data.ANTIALIAS or videos.pictures,
+            mode="bicubic" if videos.pictures else "bilinear",
+        )
+
+    def __call__(self, frames: Tensor, rng: np.random.Generator) -> tuple[Tensor, bool]:
+        """A part of uint8 frames [T, H, W, 3] as [T, 3, size, size], and whether it is mirrored."""
+        height, width = frames.shape[1:3]
+        if self.area:
+            box = random_resized_box(height, width, self.area, self.aspect, rng)
+        else:
+            box = random_short_side_box(height, width, self.scales, self.size, rng, inverse=self.inverse)
+        flip = bool(self.flip and rng.random() < 0.5)
+        return crop_resize(frames, box, self.size, flip=flip, antialias=self.antialias, mode=self.mode), flip
+
+
 class TrainingClips(Dataset):
-    """One random clip of a video as uint8 [T, C, H, W], asked for by (epoch, position in the epoch's order)."""
+    """AUG.NUM_SAMPLE random clips of a video, asked for by (epoch, position in the epoch's order)."""
 
     def __init__(self, cfg: CfgNode, videos: VideoList) -> None:
-        data = cfg.DATA
         self.videos = videos
         self.seed = cfg.RNG_SEED
-        self.temporal = Temporal.from_config(cfg)
-        self.crop_size = data.TRAIN_CROP_SIZE
-        self.area, self.aspect = data.TRAIN_JITTER_SCALES_RELATIVE, data.TRAIN_JITTER_ASPECT_RELATIVE
-        self.scales, self.inverse = data.TRAIN_JITTER_SCALES, data.INV_UNIFORM_SAMPLE
-        self.flip = data.RANDOM_FLIP
-        self.flipped_label = {a: b for pair in data.FLIP_LABEL_PAIRS for a, b in (pair, pair[::-1])}
-        self.allowed_failures = int(data.MAX_FAILED_FRACTION * len(videos))
+        self.temporal = Temporal.from_config(cfg, videos)
+        self.crop = TrainingCrop.from_config(cfg, videos)
+        self.samples, self.resample = cfg.AUG.NUM_SAMPLE, cfg.AUG.RESAMPLE_FRAMES
+        self.flipped_label = {a: b for pair in cfg.DATA.FLIP_LABEL_PAIRS for a, b in (pair, pair[::-1])}
+        self.allowed_failures = int(cfg.DATA.MAX_FAILED_FRACTION * len(videos))
         self._order: tuple[int, np.ndarray] | None = None
 
     def order(self, epoch: int) -> np.ndarray:
@@ -92,7 +156,7 @@ class TrainingClips(Dataset):
             self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.videos))
         return self._order[1]
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | None, int, list[Failure]]:
+    def __getitem__(self, key: tuple[int, int]) -> TrainingItem:
         epoch, position = key
         order = self.order(epoch)
         failures: list[Failure] = []
@@ -100,21 +164,47 @@ class TrainingClips(Dataset):
         for step in range(min(self.allowed_failures + 1, len(order))):
             index = int(order[(position + step) % len(order)])
             try:
-                return *self._clip(index, np.random.default_rng([self.seed, epoch, index])), failures
+                note_reading(index)
+                clips, labels = self._clips(index, epoch)
+                return TrainingItem(clips, labels, index, failures)
             except VideoError as error:
                 failures.append(Failure.of(self.videos, index, error))
-        return None, -1, failures
+        return TrainingItem(None, torch.empty(0, dtype=torch.int64), -1, failures)
 
-    def _clip(self, index: int, rng: np.random.Generator) -> tuple[Tensor, int]:
-        label = int(self.videos.labels[index])
-        with Video(self.videos.path(index)) as video:
-            frames = video.decode(self.temporal.indices(video, draw=rng))
-        height, width = frames.shape[1:3]
-        if self.area:
-            box = random_resized_box(height, width, tuple(self.area), tuple(self.aspect), rng)
-        else:
-            box = random_short_side_box(height, width, tuple(self.scales), self.crop_size, rng, inverse=self.inverse)
-        flip = self.flip and rng.random() < 0.5
-        if flip:
-            label = self.flipped_label.get(label, label)
-        return crop_resize(frames, box, self.crop_size, flip=flip), label
+    def _clips(self, index: int, epoch: int) -> tuple[Tensor, Tensor | dict[str, Tensor]]:
+        """The clips [S, T, C, H, W] of a video and their labels, from one decode."""
+        rngs = [np.random.default_rng([self.seed, epoch, index, sample]) for sample in range(self.samples)]
+        with self.videos.open(index) as video:
+            # As published, the samples of a video are crops of the same frames, unless AUG.RESAMPLE_FRAMES.
+            drawn = [self.temporal.indices(video, draw=rng) for rng in (rngs if self.resample else rngs[:1])]
+            wanted = sorted({frame for indices in drawn for frame in indices})
+            frames = video.decode(wanted)
+        row = {frame: number for number, frame in enumerate(wanted)}
+        label = self.videos.label(index)
+        clips, labels = [], []
+        for sample, rng in enumerate(rngs):
+            indices = drawn[sample if self.resample else 0]
+            rows = [row[frame] for frame in indices]
+            clip, flipped = self.crop(frames if indices == wanted else frames[rows], rng)
+            clips.append(clip)
+            labels.append(self._mirrored(label) if flipped else label)
+        return clips[0][None] if len(clips) == 1 else torch.stack(clips), _stacked(labels)
+
+    def _mirrored(self, label: Label) -> Label:
+        """The label of the mirrored video (DATA.FLIP_LABEL_PAIRS)."""
+        if not self.flipped_label or isinstance(label, dict):
+            return label
+        if isinstance(label, int):
+            return self.flipped_label.get(label, label)
+        mirrored = label.copy()
+        for one, other in self.flipped_label.items():
+            mirrored[other] = label[one]
+        return mirrored
+
+
+def _stacked(labels: list[Label]) -> Tensor | dict[str, Tensor]:
+    if isinstance(labels[0], dict):
+        return {head: torch.tensor([label[head] for label in labels]) for head in labels[0]}
+    if isinstance(labels[0], int):
+        return torch.tensor(labels)
+    return torch.from_numpy(np.stack(labels))

@@ -80,8 +80,11 @@ def test_boxes(height: int, width: int, short_side: int, crop: int, crops: int) 
 def image_test_window(height: int, width: int, crop: int, ratio: float = 0.875) -> tuple[tuple[int, int], Box]:
     """The size that test images are resized to, and the centre window cut out of that (torchvision's arithmetic).
 
-    The short side becomes ``crop / ratio``, rounded down; offsets are rounded half to even.
+    The short side becomes ``crop / ratio``, rounded down; offsets are rounded half to even. A ratio of 0 makes the
+    whole image ``crop`` x ``crop``, whatever its shape.
     """
+    if not ratio:
+        return (crop, crop), Box(0, 0, crop, crop)
     short_side, short, long = int(crop / ratio), min(height, width), max(height, width)
     scaled = int(short_side * long / short)
     size = (scaled, short_side) if height > width else (short_side, scaled)
@@ -147,9 +150,15 @@ def random_short_side_box(
 
 
 def crop_resize(
-    frames: Tensor, box: Box, size: int | tuple[int, int], *, flip: bool = False, antialias: bool = True
+    frames: Tensor,
+    box: Box,
+    size: int | tuple[int, int],
+    *,
+    flip: bool = False,
+    antialias: bool = True,
+    mode: str = "bilinear",
 ) -> Tensor:
-    """Cut a box out of every frame and resize it bilinearly, in one pass: [T, H, W, 3] -> [T, 3, height, width].
+    """Cut a box out of every frame and resize it, in one pass: [T, H, W, 3] -> [T, 3, height, width].
 
     The edges of the box are rounded to whole pixels of the frame. Against resizing the whole frame and cutting then,
     that shifts the picture by up to half a pixel of the frame, and the pixels at the edges see no neighbours outside
@@ -162,6 +171,7 @@ def crop_resize(
         size: side of the result, or (height, width).
         flip: mirror left and right.
         antialias: a pixel averages over all that fall into it; off is the published form, which takes two.
+        mode: bilinear (videos) or bicubic (images; within a grey level of Pillow's).
 
     Returns:
         The type of ``frames``, channels last in memory.
@@ -171,7 +181,7 @@ def crop_resize(
     if y0 < 0 or x0 < 0 or y1 > frames.shape[1] or x1 > frames.shape[2] or y1 <= y0 or x1 <= x0:
         raise ValueError(f"{box} is no part of a frame of {frames.shape[1]} x {frames.shape[2]}")
     size = (size, size) if isinstance(size, int) else size
-    cut = _resize(frames[:, y0:y1, x0:x1], size, antialias)
+    cut = _resize(frames[:, y0:y1, x0:x1], size, antialias, mode)
     return cut.flip(-1) if flip else cut
 
 
@@ -198,12 +208,12 @@ def test_crops(
     return [resized[:, :, y0 : y0 + crop, x0 : x0 + crop] for y0, x0, _, _ in windows]
 
 
-def _resize(frames: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:
+def _resize(frames: Tensor, size: tuple[int, int], antialias: bool, mode: str = "bilinear") -> Tensor:
     # As channels-last memory, uint8 takes PyTorch's vectorised path without conversion to floating point.
     images = frames.permute(0, 3, 1, 2)
     if images.shape[2:] == torch.Size(size):
         return images
-    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=antialias)
+    return F.interpolate(images, size, mode=mode, align_corners=False, antialias=antialias)
 
 
 def _in_original(box: Box, size: tuple[int, int], original: tuple[int, int]) -> Box:

@@ -44,7 +44,7 @@ def clip_indices(
     rule: str,
     *,
     frames: int,
-    fps: float | Fraction,
+    fps: float | Fraction | None,
     num_frames: int,
     stride: int,
     target_fps: float = 30,
@@ -58,7 +58,7 @@ def clip_indices(
     Args:
         rule: a name of `RULES`.
         frames: frames of the video (of the action segment for ``epic``).
-        fps: its frame rate.
+        fps: its frame rate; None where nothing tells, for the rules of `TIMELESS` alone.
         num_frames: frames of the clip, T.
         stride: distance between them, in frames at ``target_fps`` (``native``: in frames of the video; the segment
             rules ignore it).
@@ -78,6 +78,9 @@ def clip_indices(
     """
     if rule not in RULES:
         raise ValueError(f"no sampling rule {rule!r}; there are {', '.join(RULES)}")
+    if fps is None and rule not in TIMELESS:
+        raise ValueError(f"the sampling rule {rule!r} counts time, and the frame rate is unknown")
+    fps = Fraction(1) if fps is None else fps
     if frames < 1 or fps <= 0 or num_frames < 1 or stride < 1 or target_fps <= 0:
         raise ValueError(
             f"frames={frames}, fps={fps}, num_frames={num_frames}, stride={stride}, target_fps={target_fps}: "
@@ -188,6 +191,10 @@ RULES: dict[str, Callable[[_Request], list[int]]] = {
 }
 
 
+#: The rules that do not ask for the frame rate.
+TIMELESS = ("native", "uniformer_decord", "segments_sth", "segments_ssv2")
+
+
 def epic_segment(video_id: str, start_timestamp: str, stop_timestamp: str) -> tuple[int, int, int]:
     """First frame number, end frame number (exclusive) and frame rate of an EPIC-Kitchens-100 action.
 
@@ -199,10 +206,15 @@ def epic_segment(video_id: str, start_timestamp: str, stop_timestamp: str) -> tu
         ValueError: for a time stamp that is not ``HH:MM:SS.hh``.
     """
     fps = 50 if len(video_id.partition("_")[2]) == 3 else 60
-    return round(_seconds(start_timestamp) * fps), round(_seconds(stop_timestamp) * fps), fps
+    return round(timestamp_seconds(start_timestamp) * fps), round(timestamp_seconds(stop_timestamp) * fps), fps
 
 
-def _seconds(timestamp: str) -> float:
+def timestamp_seconds(timestamp: str) -> float:
+    """Seconds of a time stamp ``HH:MM:SS.hh``.
+
+    Raises:
+        ValueError: for another form.
+    """
     match = re.fullmatch(r"(\d+):(\d+):(\d+)\.(\d+)", timestamp.strip())
     if not match:
         raise ValueError(f"time stamp {timestamp!r} is not of the form HH:MM:SS.hh")
