@@ -10,7 +10,7 @@ that were announced, frames are counted from the beginning.
 import io
 import itertools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -28,6 +28,7 @@ from torch import Tensor
 from videobench.datasets.containers import VideoError, cause_of, name_of, open_video
 from videobench.datasets.packets import (
     KEY,
+    MARKED,
     SHOWN,
     VideoIndex,
     announced_bytes,
@@ -108,12 +109,23 @@ class Video:
 
     Of several video streams the first that is not a cover picture is taken.
 
+    Args:
+        source: path of a regular file, or the file's content.
+        index: of this very file (`index`), to save finding the frames again.
+        keep: called when the video is closed, with the index, if another one than that was found.
+
     Raises:
         VideoError: here and in every method, for whatever is wrong with the file.
     """
 
-    def __init__(self, source: str | Path | bytes, index: VideoIndex | None = None) -> None:
+    def __init__(
+        self,
+        source: str | Path | bytes,
+        index: VideoIndex | None = None,
+        keep: Callable[[VideoIndex], None] | None = None,
+    ) -> None:
         self.path = name_of(source)
+        self._known, self._keep = index, keep
         self._source = source
         self._container, self._stream = open_video(self._source)
         self._decoder = self._stream.codec_context
@@ -138,6 +150,9 @@ class Video:
         """Close the file; nothing can be asked of the video any more."""
         self._container.close()
         self._packets = self._decoded = None
+        found = self.__dict__.get("index")
+        if self._keep is not None and found is not None and found is not self._known:
+            self._keep(found)
 
     @cached_property
     def index(self) -> VideoIndex:
@@ -254,7 +269,7 @@ class Video:
                 key = packet.is_keyframe and (not pts or starts_afresh(packet, self._codec, extradata))
                 pts.append(packet.pts)
                 pos.append(-1 if packet.pos is None else packet.pos)
-                kind.append(KEY * key + SHOWN * shows_picture(packet, self._codec))
+                kind.append(KEY * key + SHOWN * shows_picture(packet, self._codec) + MARKED * packet.is_keyframe)
                 end = (packet.pts if packet.dts is None else packet.dts) + (packet.duration or 1)
                 size += packet.size
                 if size <= _KEEP_PACKETS:
@@ -416,7 +431,7 @@ class _Pictures:
         # By default the conversion starts a thread on every core of the host.
         rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
         plane, shape = rgb.planes[0], (rgb.height, rgb.width, 3)
-        picture, turn = _upright(np.ndarray(shape, np.uint8, plane, strides=(plane.line_size, 3, 1)), frame)
+        picture, turn = upright(np.ndarray(shape, np.uint8, plane, strides=(plane.line_size, 3, 1)), frame)
         height, width = picture.shape[:2]
         if self.pixels is None:
             self.pixels = np.empty((self._count, height, width, 3), np.uint8)
@@ -433,7 +448,7 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Pack
     return (packet for packet in container.demux(stream) if packet.size)
 
 
-def _upright(picture: np.ndarray, frame: av.VideoFrame) -> tuple[np.ndarray, int]:
+def upright(picture: np.ndarray, frame: av.VideoFrame) -> tuple[np.ndarray, int]:
     """The picture [H, W, 3] turned by quarter turns, and mirrored, as its display matrix says; degrees clockwise."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:

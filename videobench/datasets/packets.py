@@ -7,7 +7,7 @@ from functools import cached_property
 import av
 import numpy as np
 
-KEY, SHOWN = 1, 2
+KEY, SHOWN, MARKED = 1, 2, 4
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class VideoIndex:
         damage: what is missing from a file that breaks off, empty for a sound one.
         pts: time stamp of every packet in file order, int64; empty where frames have to be counted by decoding.
         pos: its byte position in the file, int64; -1 where unknown.
-        kind: its kind, uint8: 1 where decoding can start plus 2 for a frame that is shown.
+        kind: its kind, uint8: 1 where decoding can start, plus 2 for a frame that is shown, plus 4 where the file says
+            that decoding can start.
     """
 
     frames: int
