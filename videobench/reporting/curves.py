@@ -1,0 +1,98 @@
+"""The course of a training run: history.csv, and curves.png drawn from it."""
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+#: Panels of the figure: title of the axis, and which columns of history.csv go there.
+_PANELS = {
+    "loss": lambda column: column.endswith("loss"),
+    "top-1 accuracy (%)": lambda column: column.endswith(("top1_err", "top1", "top1_acc", "map")),
+    "learning rate": lambda column: column == "lr",
+}
+
+
+def write_history(output_dir: str | Path, history: Sequence[Mapping[str, Any]]) -> Path:
+    """Write history.csv: one line per finished epoch, a column for every number that any of them has.
+
+    Errors and accuracies are in percent, ``lr`` is that of the epoch's last step, ``seconds`` are those of training.
+    A reader finds the old file or the whole new one.
+    """
+    path = Path(output_dir) / "history.csv"
+    beside = path.with_name(f".{path.name}.tmp")
+    with beside.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(dict.fromkeys(column for record in history for column in record)))
+        writer.writeheader()
+        writer.writerows(history)
+    os.replace(beside, path)
+    return path
+
+
+def read_history(output_dir: str | Path) -> list[dict[str, float]]:
+    """The lines of history.csv, without the numbers that an epoch does not have; empty without the file."""
+    path = Path(output_dir) / "history.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as stream:
+        return [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(stream)]
+
+
+def write_curves(output_dir: str | Path) -> Path | None:
+    """Draw curves.png from history.csv: losses, top-1 accuracies and the learning rate over the epochs.
+
+    Returns:
+        The file, or None when no epoch is finished yet.
+    """
+    history = read_history(output_dir)
+    if not history:
+        return None
+    path = Path(output_dir) / "curves.png"
+    draw_curves(history).savefig(path, format="png", dpi=110)
+    return path
+
+
+def curve_panels(history: Sequence[Mapping[str, float]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """What there is to draw of epochs as :func:`read_history` gives them: panel, curve, points (epoch, value).
+
+    Errors have become accuracies.
+    """
+    columns = list(dict.fromkeys(column for record in history for column in record))
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for title, belongs in _PANELS.items():
+        for column in filter(belongs, columns):
+            sign, offset = (-1.0, 100.0) if column.endswith("_err") else (1.0, 0.0)
+            points = [(record["epoch"], offset + sign * record[column]) for record in history if column in record]
+            panels.setdefault(title, {})[_label(column)] = points
+    return panels
+
+
+def draw_curves(history: Sequence[Mapping[str, float]]):
+    """The figure of :func:`write_curves`, one panel under the other, for epochs as :func:`read_history` gives them."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    panels = curve_panels(history)
+    figure = Figure(figsize=(8, 0.8 + 2.6 * len(panels)), layout="constrained")
+    rows = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+    for axes, (title, curves) in zip(rows, panels.items(), strict=True):
+        for label, points in curves.items():
+            axes.plot(*zip(*points, strict=True), "o-", markersize=3, linewidth=1.2, label=label)
+        axes.set_ylabel(title)
+        axes.grid(alpha=0.3)
+        if title.startswith("top"):
+            axes.set_ylim(0, 100)
+        if list(curves) != ["lr"]:
+            axes.legend(frameon=False)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def _label(column: str) -> str:
+    """``val_top1_err`` as ``validation``, ``train_verb_loss`` as ``training verb``."""
+    words = {"train": "training", "val": "validation", "ema": "averaged weights", "map": "mAP"}
+    left_out = ("loss", "top1", "err", "acc")
+    parts = [words.get(part, part) for part in column.split("_") if part not in left_out]
+    return " ".join(parts) or column

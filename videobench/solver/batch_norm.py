@@ -1,0 +1,72 @@
+"""Statistics of batch norms: recomputed over many batches (precise), or kept as they are (frozen)."""
+
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def training_mode(model: nn.Module, *, frozen_statistics: bool = False) -> None:
+    """``model.train()``, with batch norms left in eval mode where their statistics are not to change.
+
+    Args:
+        model: the network.
+        frozen_statistics: normalise with the running statistics and leave them alone (MODEL.FROZEN_BN); scales and
+            shifts are trained all the same. Without it only batch norms whose parameters are not trained are treated
+            so (SOLVER.FREEZE_LAYERS): statistics that move would change a layer that is meant to stay as it is.
+    """
+    model.train()
+    for norm in _batch_norms(model):
+        parameters = list(norm.parameters(recurse=False))
+        if frozen_statistics or (parameters and not any(p.requires_grad for p in parameters)):
+            norm.eval()
+
+
+def recompute_statistics(
+    model: nn.Module,
+    inputs: Iterable[Any],
+    num_batches: int,
+    *,
+    mean_over_ranks: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+) -> int:
+    """Replace the running statistics of batch norms by those of whole batches under the present weights (precise BN).
+
+    Mean and variance are those of all values of the batches taken together, in place of averages that lag behind the
+    weights (Wu and Johnson, 2021, Rethinking "Batch" in BatchNorm, section 3). The global random states are as before
+    when this returns, so that no later step depends on it.
+
+    Args:
+        model: the bare network, in training mode (:func:`training_mode`); batch norms in eval mode stay as they are.
+        inputs: training clips as ``model(clips)`` takes them, on its device; at least ``num_batches`` of them.
+        num_batches: batches to take (BN.NUM_BATCHES_PRECISE, or what an epoch has).
+        mean_over_ranks: the mean of a tensor over all ranks, each of which passes as many clips as the others.
+
+    Returns:
+        How many batch norms have new statistics; 0 when none is in training mode, and nothing is drawn then.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # about functions of fvcore.nn that are not used here
+        from fvcore.nn.precise_bn import update_bn_stats
+
+    norms = [norm for norm in _batch_norms(model) if norm.training and norm.track_running_stats]
+    if not norms:
+        return 0
+    buffers = [(norm, norm.running_mean, norm.running_var) for norm in norms]
+    with torch.random.fork_rng(devices={mean.device.index for _, mean, _ in buffers if mean.is_cuda}):
+        update_bn_stats(model, inputs, num_batches)
+    for norm, mean, var in buffers:
+        own_mean = norm.running_mean.double()
+        all_mean = mean_over_ranks(own_mean)
+        all_square = mean_over_ranks(norm.running_var.double() + own_mean.square())
+        # In place: what synchronises or averages the buffers holds on to these tensors.
+        norm.running_mean, norm.running_var = mean, var
+        mean.copy_(all_mean)
+        var.copy_(all_square - all_mean.square())
+    return len(norms)
+
+
+def _batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
