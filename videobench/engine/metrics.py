@@ -1,29 +1,44 @@
 """Counts and running values of training, validation and test."""
 
 import os
+import resource
 import time
 from collections import deque
-from collections.abc import Sequence
 from statistics import median
 
 import torch
 from torch import Tensor
 
 
-def topk_correct(scores: Tensor, labels: Tensor, ks: Sequence[int]) -> list[int]:
-    """How many rows of ``scores`` [N, classes] have their label [N] among the k largest, for each k.
+def training_errors(logits: Tensor | dict[str, Tensor], targets: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
+    """Errors of a batch in percent, ``top1_err`` and ``top5_err``, without leaving the device.
 
-    A k above the class count counts as the class count.
+    A clip counts as right when one of its k highest classes is the one with the largest share in its target (soft
+    targets: mixed clips), or one of its labels (several labels: float targets of zeros and ones). With several heads a
+    clip counts as right when all of them are (actions: verb and noun); ``verb_top1_err`` and so on follow per head.
     """
-    classes = scores.shape[1]
-    largest = scores.topk(min(max(ks), classes), dim=1).indices
-    hits = largest == labels[:, None]
-    return [int(hits[:, : min(k, classes)].sum()) for k in ks]
+    if not isinstance(logits, dict):
+        return {f"top{k}_err": _error(_hits(logits, targets, k)) for k in (1, 5)}
+    heads = {
+        (name, k): _hits(head, targets[name] if isinstance(targets, dict) else targets, k)
+        for name, head in logits.items()
+        for k in (1, 5)
+    }
+    errors = {
+        f"top{k}_err": _error(torch.stack([hits for (_, of), hits in heads.items() if of == k]).all(0)) for k in (1, 5)
+    }
+    return errors | {f"{name}_top{k}_err": _error(hits) for (name, k), hits in heads.items()}
 
 
-def ensemble_scores(scores: Tensor, method: str) -> Tensor:
-    """Scores [views, classes] of one video as [classes]: their ``sum`` or their ``max``."""
-    return scores.sum(0) if method == "sum" else scores.max(0).values
+def _hits(logits: Tensor, targets: Tensor, k: int) -> Tensor:
+    top = logits.detach().topk(min(k, logits.shape[1]), dim=1).indices
+    if targets.dim() == 1:
+        return (top == targets[:, None]).any(1)
+    return targets.gather(1, top).amax(1) == targets.amax(1)
+
+
+def _error(hits: Tensor) -> Tensor:
+    return 100.0 - 100.0 * hits.float().mean()
 
 
 class Window:
@@ -47,6 +62,11 @@ class StepClock:
         self.data, self.net, self.step = Window(window), Window(window), Window(window)
         self._start = self._loaded = time.perf_counter()
         self.data_total = self.total = 0.0
+        self.steps = 0
+
+    def rate(self, amount: float) -> float:
+        """How much a second, with ``amount`` in every step."""
+        return amount * self.steps / self.total
 
     def start(self) -> None:
         """Begin to wait for the first batch."""
@@ -64,6 +84,7 @@ class StepClock:
         self.step.add(now - self._start)
         self.data_total += self._loaded - self._start
         self.total += now - self._start
+        self.steps += 1
         self._start = now
 
 
@@ -71,6 +92,13 @@ def gpu_memory() -> str:
     """Peak memory this process took on its GPU, as ``5.12G``."""
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
     return f"{peak / 2**30:.2f}G"
+
+
+def memory_in_use() -> float:
+    """Peak memory of this process in GiB: on its GPU, or in main memory when it uses none."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def main_memory() -> str:

@@ -1,30 +1,66 @@
-"""Multi-view testing: every video decoded once, its views' scores combined, results written."""
+"""Multi-view testing: every video decoded once, its views' scores combined, unfinished tests continued."""
 
-import json
+import hashlib
 import logging
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
+from torch import Tensor
 
 from videobench.config import CfgNode, ConfigError
-from videobench.datasets.annotations import read_class_names, split_list
+from videobench.config.checks import local_ranks
+from videobench.datasets.annotations import split_list
 from videobench.datasets.augment import normalise
 from videobench.datasets.clips import Failure
-from videobench.datasets.views import view_loader
-from videobench.distributed.group import gather, is_main, rank, world_size
+from videobench.datasets.views import Grid, ViewLoader, Views, spread, video_bytes
+from videobench.distributed.group import gather, is_main, rank, report_progress, world_size
 from videobench.engine.checkpoint import best_path, checkpoint_dir, last_checkpoint, versions
-from videobench.engine.metrics import ensemble_scores, gpu_memory, topk_correct
-from videobench.models import WeightsError, build_model, load_weights
+from videobench.engine.class_names import class_names
+from videobench.engine.class_order import match_classes
+from videobench.engine.results import classes_fingerprint, list_fingerprint, write_results
+from videobench.engine.scores import Layout, ScoreStore
+from videobench.engine.stopping import StopRequest
+from videobench.models import VideoModel, WeightsError, build_model, load_weights
 from videobench.reporting.log import log_json_stats
 
 logger = logging.getLogger(__name__)
 
+# Clips that SlowFast goes through when TEST.NUM_ENSEMBLE_VIEWS is -1.
+_SLOWFAST_SWEEP = (10, 1, 3, 5, 7)
+# Batches that a group of videos fills at most; the last one of a group may be smaller.
+_GROUP_BATCHES = 16
+# Keys and sections that change no score of a video, besides what the list's fingerprint covers.
+_HARMLESS = (
+    *("OUTPUT_DIR", "LOG_PERIOD", "NUM_GPUS", "NUM_CPU_RANKS", "NUM_SHARDS", "SHARD_ID", "DIST", "DATA_LOADER"),
+    *("TRAIN", "SOLVER", "TENSORBOARD", "AUG", "MIXUP", "BN", "SLURM", "DATA.PATH_TO_DATA_DIR"),
+    *(
+        "DATA.MAX_FAILED_FRACTION",
+        "DATA.INDEX_CACHE",
+        "TEST.ENABLE",
+        "TEST.BATCH_SIZE",
+        "TEST.CHECKPOINT",
+        "TEST.CHECKPOINT_FILE_PATH",
+    ),
+    *("TEST.TOP_K", "TEST.ALLOW_FAILED", "TEST.NUM_ENSEMBLE_VIEWS", "TEST.NUM_SPATIAL_CROPS", "TEST.VIEW_SWEEP"),
+)
+
+
+class TestStopped(RuntimeError):
+    """A test that was asked to stop; the scores so far are on the disk."""
+
+    __test__ = False  # no tests for pytest
+
 
 def test(cfg: CfgNode, device: torch.device) -> dict[str, Any] | None:
-    """Test the network of a configuration and write test_results.json and predictions.npz to OUTPUT_DIR.
+    """Test the network of a configuration; results are written to OUTPUT_DIR (see `engine.results`).
+
+    A test that was stopped goes on with the videos that are left; unreadable videos are tried again.
 
     Returns:
         The results on the first rank, None on the others.
@@ -33,6 +69,7 @@ def test(cfg: CfgNode, device: torch.device) -> dict[str, Any] | None:
         ConfigError: when there are no weights to test.
         WeightsError: when they do not fill the network.
         FloatingPointError: when the network gives scores that are no finite numbers.
+        TestStopped: after SIGTERM or SIGUSR1.
     """
     weights = weights_to_test(cfg)
     model = build_model(cfg)
@@ -40,17 +77,49 @@ def test(cfg: CfgNode, device: torch.device) -> dict[str, Any] | None:
     if not report.complete:
         raise WeightsError(f"{weights}: these weights do not fill the network that is to be tested\n{report}")
     logger.info("testing %s", report)
+    match_classes(model, report, cfg, required=True)
     model = model.to(device).eval()
+    videos, grids = split_list(cfg, "test"), view_grids(cfg)
+    # The first rank reads what is there and tells the others, so that all skip the same videos.
+    facts, done = None, None
+    if is_main():
+        sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+        facts = {"weights": sha256, "list": list_fingerprint(videos), "views": grids, "versions": versions()}
+        # The classifier is put into the order of the class names.
+        facts["classes"] = classes_fingerprint(class_names(cfg))
+        store = ScoreStore(cfg.OUTPUT_DIR, facts | _protocol_keys(cfg))
+        done = store.read()
+        store.prepare()
+        if done.rows:
+            logger.info("%d of %d videos were scored before (%s)", len(done.rows), len(videos), store.folder)
+    facts, scored, attempt = gather((facts, done and sorted(done.rows), done and done.attempts + 1))[0]
+    store = ScoreStore(cfg.OUTPUT_DIR, facts | _protocol_keys(cfg))
+
     started = time.perf_counter()
-    scores, labels, failures = _score_videos(cfg, model, device)
-    seconds = time.perf_counter() - started
-    parts = gather((scores, labels, failures))
+    share = _share(cfg, videos, sum(clips * crops for clips, crops in grids), set(scored))
+    own = _score_share(cfg, model, device, share, store, attempt)
+    parts = gather((own, time.perf_counter() - started))
     if not is_main():
         return None
-    scores = {index: row for part, _, _ in parts for index, row in part.items()}
-    labels = {index: label for _, part, _ in parts for index, label in part.items()}
-    failures = sorted((f for _, _, part in parts for f in part), key=lambda f: f.index)
-    return _write_results(cfg, weights, scores, labels, failures, seconds)
+    rows, layout = dict(done.rows), done.layout
+    for part, _ in parts:
+        rows |= part.rows
+        layout = part.layout or layout
+    failures = sorted((f for part, _ in parts for f in part.failures), key=lambda f: f.index)
+    results = write_results(
+        cfg,
+        videos,
+        rows,
+        layout,
+        failures,
+        weights=weights,
+        sha256=facts["weights"],
+        seconds=done.seconds + max(seconds for _, seconds in parts) * any(part.rows for part, _ in parts),
+        waited=max(part.waited / seconds for part, seconds in parts),
+    )
+    if not failures:
+        store.remove()
+    return results
 
 
 def weights_to_test(cfg: CfgNode) -> Path:
@@ -74,107 +143,176 @@ def weights_to_test(cfg: CfgNode) -> Path:
     )
 
 
-@torch.no_grad()
-def _score_videos(
-    cfg: CfgNode, model: torch.nn.Module, device: torch.device
-) -> tuple[dict[int, np.ndarray], dict[int, int], list[Failure]]:
-    loader = view_loader(
-        cfg,
-        "test",
-        clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
-        crops=cfg.TEST.NUM_SPATIAL_CROPS,
-        rank=rank(),
-        world_size=world_size(),
-        pin_memory=cfg.DATA_LOADER.PIN_MEMORY and device.type == "cuda",
-        shuffle_frames=cfg.TEST.SHUFFLE_FRAMES,
-    )
-    views_at_once = max(1, cfg.TEST.BATCH_SIZE // max(cfg.NUM_GPUS, 1))
-    scores: dict[int, np.ndarray] = {}
-    labels: dict[int, int] = {}
-    failures: list[Failure] = []
-    waiting: list[tuple[int, torch.Tensor]] = []
+def view_grids(cfg: CfgNode) -> tuple[Grid, ...]:
+    """(clips, crops) of everything to evaluate: first what the headline numbers are of, then TEST.VIEW_SWEEP."""
+    test = cfg.TEST
+    clips = _SLOWFAST_SWEEP if test.NUM_ENSEMBLE_VIEWS == -1 else (test.NUM_ENSEMBLE_VIEWS,)
+    grids = [(count, test.NUM_SPATIAL_CROPS) for count in clips] + [tuple(grid) for grid in test.VIEW_SWEEP]
+    return tuple(dict.fromkeys(grids))
+
+
+def ensemble_scores(scores: Tensor, method: str) -> Tensor:
+    """Scores [views, classes] of one video as [classes]: their ``sum``, or their ``max`` (of negative numbers too)."""
+    return scores.sum(0) if method == "sum" else scores.max(0).values
+
+
+def video_groups(videos: int, views: int, batch_size: int) -> list[range]:
+    """The list cut into groups of videos whose views are batched together.
+
+    Which views share a batch depends on the list alone, not on ranks or on where an earlier attempt stopped: that
+    keeps scores the same to the last bit. Groups fill whole batches where a few videos can do that.
+    """
+    size = next((n for n in range(1, batch_size + 1) if n * views % batch_size == 0), 1)
+    size = min(size, max(1, _GROUP_BATCHES * batch_size // views))
+    return [range(start, min(start + size, videos)) for start in range(0, videos, size)]
+
+
+def _protocol_keys(cfg: CfgNode) -> dict[str, Any]:
+    """The keys of the configuration that scores depend on; keys that nobody thought of here count too."""
+
+    def flat(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+        for name, value in node.items():
+            key = prefix + name
+            if key not in _HARMLESS:
+                yield from flat(value, key + ".") if isinstance(value, dict) else [(key, value)]
+
+    return dict(flat(yaml.safe_load(cfg.dump())))
+
+
+def _share(cfg: CfgNode, videos, views: int, scored: set[int]) -> list[range]:
+    """This rank's groups of videos; a group that is not complete is scored again as a whole."""
+    batch_size = cfg.TEST.BATCH_SIZE // local_ranks(cfg)
+    groups = [g for g in video_groups(len(videos), views, max(1, batch_size)) if not scored.issuperset(g)]
+    if world_size() == 1:
+        return groups
+    # Every rank looks at its part of the files.
+    sizes = [video_bytes(videos, group).sum() for group in groups[rank() :: world_size()]]
+    costs = np.zeros(len(groups))
+    for number, part in enumerate(gather(sizes)):
+        costs[number :: world_size()] = part
+    return [groups[job] for job in spread(costs, world_size())[rank()]]
+
+
+@dataclass
+class _Scored:
+    """What a rank has scored."""
+
+    rows: dict[int, np.ndarray] = field(default_factory=dict)
+    layout: Layout | None = None
+    failures: list[Failure] = field(default_factory=list)
+    waited: float = 0.0
+
+
+@torch.inference_mode()
+def _score_share(
+    cfg: CfgNode, model: VideoModel, device: torch.device, groups: list[range], store: ScoreStore, attempt: int
+) -> _Scored:
+    """Score groups of videos and write every group to the store as soon as it is complete."""
+    scored, scorer = _Scored(), Scorer(cfg, model, device)
+    indices = [index for group in groups for index in group]
+    loader = ViewLoader(cfg, "test", scorer.grids, indices=indices, shuffle_frames=cfg.TEST.SHUFFLE_FRAMES)
     started = time.perf_counter()
+    count = 0
 
-    def run_waiting() -> None:
-        # Views of several videos share a batch, and a video's views may take several batches.
-        if not waiting:
-            return
-        views = torch.cat([views for _, views in waiting])
-        rows = []
-        for clips in views.split(views_at_once):
-            clips = normalise(
-                clips.to(device, non_blocking=True),
-                cfg.DATA.MEAN,
-                cfg.DATA.STD,
-                reverse_channels=cfg.DATA.REVERSE_INPUT_CHANNEL,
-            )
-            model.clean_activation_buffers()
-            logits = model(clips).double()
-            rows.append(logits.softmax(1) if cfg.TEST.SCORES == "softmax" else logits)
-        per_video = torch.cat(rows).split([len(views) for _, views in waiting])
-        for (index, _), part in zip(waiting, per_video, strict=True):
-            if not part.isfinite().all():
-                raise FloatingPointError(
-                    f"the network's scores of {loader.dataset.videos.path(index)} are no finite numbers; "
-                    "are these the right weights?"
+    def readable(items: Iterator[Views], number: int) -> Iterator[Views]:
+        nonlocal count
+        for _ in range(number):
+            asked = time.perf_counter()
+            views = next(items)
+            scored.waited += time.perf_counter() - asked
+            if views.failure is None:
+                yield views
+            else:
+                logger.error("unreadable test video: %s: %s", views.failure.video, views.failure.cause)
+                scored.failures.append(views.failure)
+            count += 1
+            report_progress(f"after {count} of {len(indices)} test videos")
+            if count % cfg.LOG_PERIOD == 0 and is_main():
+                each = (time.perf_counter() - started) / count
+                eta = f"{each * (len(indices) - count):.0f}s"
+                log_json_stats({"split": "test_iter", "cur_iter": count, "eta": eta, "time_diff": each})
+
+    with StopRequest() as stop, store.writer(attempt, rank()) as shard:
+        items = iter(loader)
+        for group in groups:
+            rows = dict(scorer.score(readable(items, len(group))))
+            for index, row in rows.items():
+                if not np.isfinite(row).all():
+                    raise FloatingPointError(
+                        f"the network's scores of {loader.videos.path(index)} are no finite numbers; "
+                        "are these the right weights?"
+                    )
+            if rows:
+                scored.layout = scorer.layout
+                shard.append(scorer.layout, rows, time.perf_counter() - started)
+            scored.rows |= rows
+            if stop.signal is not None:
+                raise TestStopped(
+                    f"stopped by {stop.signal.name} after {count} of {len(indices)} test videos; the same command goes "
+                    "on with those that are left"
                 )
-            scores[index] = ensemble_scores(part, cfg.DATA.ENSEMBLE_METHOD).cpu().numpy()
-        waiting.clear()
-
-    for step, (views, label, index, failure) in enumerate(loader, start=1):
-        if failure is not None:
-            logger.error("unreadable test video: %s: %s", failure.video, failure.cause)
-            failures.append(failure)
-            continue
-        labels[index] = label
-        waiting.append((index, views))
-        if sum(len(v) for _, v in waiting) >= views_at_once:
-            run_waiting()
-        if step % cfg.LOG_PERIOD == 0 and is_main():
-            elapsed = time.perf_counter() - started
-            left = elapsed / step * (len(loader) - step)
-            log_json_stats({"split": "test_iter", "cur_iter": step, "eta": f"{left:.0f}s", "time_diff": elapsed / step})
-    run_waiting()
-    return scores, labels, failures
+    return scored
 
 
-def _write_results(
-    cfg: CfgNode,
-    weights: Path,
-    scores: dict[int, np.ndarray],
-    labels: dict[int, int],
-    failures: list[Failure],
-    seconds: float,
-) -> dict[str, Any]:
-    videos = split_list(cfg, "test")
-    order = sorted(scores)
-    score_rows = np.stack([scores[i] for i in order]) if order else np.empty((0, cfg.MODEL.NUM_CLASSES))
-    label_rows = np.array([labels[i] for i in order], dtype=np.int64)
-    ks = cfg.TEST.TOP_K
-    hits = topk_correct(torch.from_numpy(score_rows), torch.from_numpy(label_rows), ks)
-    accuracy = {f"top{k}": 100.0 * hit / len(order) if order else 0.0 for k, hit in zip(ks, hits, strict=True)}
-    results = {
-        **accuracy,
-        "videos": len(order),
-        "views": cfg.TEST.NUM_ENSEMBLE_VIEWS * cfg.TEST.NUM_SPATIAL_CROPS,
-        "clips": cfg.TEST.NUM_ENSEMBLE_VIEWS,
-        "crops": cfg.TEST.NUM_SPATIAL_CROPS,
-        "scores": cfg.TEST.SCORES,
-        "ensemble": cfg.DATA.ENSEMBLE_METHOD,
-        "seconds": round(seconds, 3),
-        "failed": [{"video": f.video, "cause": f.cause} for f in failures],
-        "checkpoint": str(weights),
-        "class_names": read_class_names(cfg.DATA.CLASS_NAMES) if cfg.DATA.CLASS_NAMES else [],
-        "versions": versions(),
-    }
-    output = Path(cfg.OUTPUT_DIR)
-    np.savez_compressed(
-        output / "predictions.npz",
-        video=np.array([videos.path(i) for i in order], dtype=np.str_),
-        label=label_rows,
-        scores=score_rows,
-    )
-    (output / "test_results.json").write_text(json.dumps(results, indent=1) + "\n")
-    final = {f"{name}_acc": f"{value:.2f}" for name, value in accuracy.items()}
-    log_json_stats({"split": "test_final", "gpu_mem": gpu_memory(), **final})
-    return results
+class Scorer:
+    """Runs views through a network in batches that do not care where a video begins and ends."""
+
+    def __init__(self, cfg: CfgNode, model: VideoModel, device: torch.device) -> None:
+        self.cfg, self.model, self.device = cfg, model, device
+        self.grids = view_grids(cfg)
+        self.batch_size = max(1, cfg.TEST.BATCH_SIZE // local_ranks(cfg))
+        self.layout: Layout | None = None
+
+    def score(self, videos: Iterable[Views]) -> Iterator[tuple[int, np.ndarray]]:
+        """(number in the list, row of numbers as `layout` has it) of videos, each as soon as its last view is done."""
+        waiting: list[tuple[Views, int, int]] = []
+        parts: dict[int, list[Tensor]] = {}
+        room = self.batch_size
+
+        def run() -> Iterator[tuple[int, np.ndarray]]:
+            scores = self._scores(torch.cat([views.clips(first, last) for views, first, last in waiting]))
+            for (views, _, last), part in zip(waiting, scores.split([b - a for _, a, b in waiting]), strict=True):
+                parts.setdefault(views.index, []).append(part)
+                if last == len(views):
+                    yield views.index, self._row(views, torch.cat(parts.pop(views.index)))
+            waiting.clear()
+
+        for views in videos:
+            views = views.to(self.device)
+            first = 0
+            while first < len(views):
+                last = min(len(views), first + room)
+                waiting.append((views, first, last))
+                room -= last - first
+                first = last
+                if not room:
+                    yield from run()
+                    room = self.batch_size
+        if waiting:
+            yield from run()
+
+    def _scores(self, clips: Tensor) -> Tensor:
+        """Scores [views, classes of all heads] of uint8 clips, in float64."""
+        data, kind = self.cfg.DATA, self.cfg.TEST.SCORES
+        clips = normalise(clips, data.MEAN, data.STD, reverse_channels=data.REVERSE_INPUT_CHANNEL)
+        self.model.clean_activation_buffers()
+        logits = self.model(clips)
+        heads = logits if isinstance(logits, dict) else {"": logits}
+        if self.layout is None:
+            self.layout = Layout(self.grids, tuple((name, head.shape[1]) for name, head in heads.items()))
+        score = {"softmax": lambda x: x.softmax(1), "sigmoid": torch.sigmoid, "logits": lambda x: x}[kind]
+        return torch.cat([score(head.double()) for head in heads.values()], dim=1)
+
+    def _row(self, views: Views, scores: Tensor) -> np.ndarray:
+        """The numbers of one video from the scores of its views that differ."""
+        sums, agreements = [], []
+        for members in views.grids:
+            each = scores[torch.from_numpy(members).to(scores.device)]
+            whole = ensemble_scores(each, self.cfg.DATA.ENSEMBLE_METHOD)
+            sums.append(whole)
+            for head, total in zip(self._heads(each), self._heads(whole), strict=True):
+                agreements.append((head.argmax(-1) == total.argmax(-1)).double().mean())
+        return torch.cat([*sums, torch.stack(agreements)]).cpu().numpy()
+
+    def _heads(self, scores: Tensor) -> tuple[Tensor, ...]:
+        return scores.split([classes for _, classes in self.layout.heads], dim=-1)
