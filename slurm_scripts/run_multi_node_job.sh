@@ -7,6 +7,9 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=64
 #SBATCH --time=72:00:00
+#SBATCH --signal=B:USR1@180
+#SBATCH --requeue
+#SBATCH --open-mode=append
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
@@ -16,15 +19,9 @@ fi
 cfg=$1
 job_dir=$2
 shift 2
-python=${PYTHON:-python}
 
 cd "${SLURM_SUBMIT_DIR:-.}"
-first_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-# A port of its own for every job, so that jobs on shared machines do not meet.
-port=$((20000 + SLURM_JOB_ID % 20000))
-set -x
-# SLURM_NODEID is another one on every machine: it has to be read there.
-# shellcheck disable=SC2016
-srun --kill-on-bad-exit=1 bash -c 'exec "$@" --shard_id "$SLURM_NODEID"' run_net \
-    "$python" tools/run_net.py --cfg "$cfg" OUTPUT_DIR "$job_dir" "$@" \
-    --num_shards "$SLURM_JOB_NUM_NODES" --init_method "tcp://$first_node:$port"
+source slurm_scripts/requeue.sh
+# One task per machine; it starts a process per GPU and meets the others at the first machine.
+run_and_requeue srun --kill-on-bad-exit=1 \
+    "${PYTHON:-python}" tools/run_net.py --cfg "$cfg" OUTPUT_DIR "$job_dir" "$@"

@@ -6,6 +6,9 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=64
 #SBATCH --time=12:00:00
+#SBATCH --signal=B:USR1@180
+#SBATCH --requeue
+#SBATCH --open-mode=append
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
@@ -15,8 +18,8 @@ fi
 cfg=$1
 checkpoint=$2
 shift 2
-python=${PYTHON:-python}
 
 cd "${SLURM_SUBMIT_DIR:-.}"
-set -x
-exec "$python" tools/run_net.py --cfg "$cfg" TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH "$checkpoint" "$@"
+source slurm_scripts/requeue.sh
+run_and_requeue "${PYTHON:-python}" tools/run_net.py --cfg "$cfg" \
+    TRAIN.ENABLE False TEST.CHECKPOINT_FILE_PATH "$checkpoint" "$@"

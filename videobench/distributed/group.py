@@ -46,3 +46,17 @@ def barrier() -> None:
             dist.barrier(device_ids=[torch.cuda.current_device()])
         else:
             dist.barrier()
+
+
+_progress = (0, "starting")
+
+
+def report_progress(text: str) -> None:
+    """Note how far this rank is, as in "at epoch 3, step 17"; costs nothing and waits for nobody."""
+    global _progress
+    _progress = _progress[0] + 1, text
+
+
+def progress() -> tuple[int, str]:
+    """How often this rank reported progress, and what it said last."""
+    return _progress

@@ -1,76 +1,245 @@
-"""Starting one process per GPU (or a single one on the CPU) and joining them to a group."""
+"""Starting the ranks of this machine, joining all ranks to a group, and ending them together."""
 
+import contextlib
+import datetime
+import logging
+import multiprocessing
+import multiprocessing.connection
 import os
-from collections.abc import Callable
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from videobench.config import CfgNode, ConfigError
+from videobench.distributed.group import progress
+from videobench.distributed.place import Place
+from videobench.distributed.watch import RANK_0_GONE, STORE_GONE, JoinError, Watch, call_roll, speak_for
+
+logger = logging.getLogger(__name__)
+
+Work = Callable[[CfgNode, torch.device], int]
+
+#: Seconds that the other ranks of a machine have to end by themselves after one of them failed.
+_GRACE = 20.0
+_BROKE_OFF = 1
 
 
-def launch(
-    cfg: CfgNode,
-    function: Callable[[CfgNode, torch.device], int],
-    init_method: str,
-    expected: tuple[type[Exception], ...] = (),
-) -> int:
-    """Run ``function(cfg, device)`` on every rank of this machine and return its exit status.
+def launch(cfg: CfgNode, place: Place, work: Work, expected: Mapping[type[Exception], int]) -> int:
+    """Run ``work(cfg, device)`` on every rank of this machine and return the exit status.
+
+    A rank that fails ends all ranks, on all machines: it says why first, the others say which rank ended them.
 
     Args:
-        cfg: NUM_GPUS, NUM_SHARDS and SHARD_ID say how many ranks there are and which of them live here.
-        function: what each rank does; rank 0 of the machine decides the exit status.
-        init_method: where the ranks meet, as torch.distributed wants it (``tcp://host:port``).
-        expected: errors of a rank that are raised here again as they are; others come with the rank's traceback.
+        cfg: the configuration (see :func:`videobench.distributed.place.settle`).
+        place: which ranks live here.
+        work: what each rank does; its result is the exit status.
+        expected: the exit status for errors whose message is enough; any other error is shown with its traceback.
 
     Raises:
         ConfigError: when this machine has fewer GPUs than asked for.
+        Exception: what ``work`` raises, when it runs in this process alone.
     """
+    _check_gpus(cfg, place)
+    if place.world_size == 1:
+        return work(cfg, _device(cfg, 0))
+    if not place.init_method:
+        place = replace(place, init_method=f"tcp://localhost:{_free_port()}")
+    if place.local_rank is not None:
+        return _run_rank(cfg, place, work, expected)
+    context = multiprocessing.get_context("spawn")
+    ranks = [
+        context.Process(target=_rank_process, args=(cfg, replace(place, local_rank=local), work, expected))
+        for local in range(place.local_ranks)
+    ]
+    # The store's complaints about a rank that ended, with C++ stack traces, would bury the reason.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    with _forwarded_signals(ranks):
+        for process in ranks:
+            process.start()
+        return _wait_for(ranks, place)
+
+
+def _wait_for(ranks: list, place: Place) -> int:
+    """Wait for the processes of this machine; when one fails, end the others."""
+    first, running = place.shard * place.local_ranks, list(ranks)
+    while running:
+        sentinels = multiprocessing.connection.wait([process.sentinel for process in running])
+        ended = [process for process in running if process.sentinel in sentinels]
+        running = [process for process in running if process not in ended]
+        for process in ended:
+            process.join()
+        if failed := next((process for process in ended if process.exitcode), None):
+            break
+    else:
+        return 0
+    rank, code = first + ranks.index(failed), failed.exitcode
+    if code < 0:
+        name = signal.Signals(-code).name
+        text = f"rank {rank} on {socket.gethostname()} was killed by {name}"
+        print(text, file=sys.stderr, flush=True)
+        if rank != 0:  # with rank 0 the store is gone
+            speak_for(_address(place.init_method), _prefix(place), rank, text, _BROKE_OFF)
+    until = time.monotonic() + _GRACE
+    for process in running:
+        process.join(max(0.0, until - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
+    return code if code > 0 else _BROKE_OFF
+
+
+@contextlib.contextmanager
+def _forwarded_signals(ranks: list) -> Iterator[None]:
+    """A request to stop goes to the ranks, which decide together when."""
+
+    def forward(number: int, _frame) -> None:
+        for process in ranks:
+            if process.pid and process.is_alive():
+                os.kill(process.pid, number)
+
+    stops = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    before = {number: signal.signal(number, forward) for number in stops}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _rank_process(cfg: CfgNode, place: Place, work: Work, expected: Mapping[type[Exception], int]) -> None:
+    # Ctrl-C reaches the whole process group: the parent says it once.
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(_run_rank(cfg, place, work, expected))
+
+
+def _run_rank(cfg: CfgNode, place: Place, work: Work, expected: Mapping[type[Exception], int]) -> int:
+    device = _device(cfg, place.local_rank)
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // place.local_ranks))
+    try:
+        watch = _join(cfg, place, device)
+    except JoinError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return _BROKE_OFF
+    try:
+        status = work(cfg, device)
+    except Exception as error:
+        sys.stdout.flush()
+        # Other threads of this rank may wait in a collective for good.
+        os._exit(_explain(error, watch, expected))
+    watch.stop()
+    dist.barrier()
+    dist.destroy_process_group()
+    return status
+
+
+def _explain(error: Exception, watch: Watch, expected: Mapping[type[Exception], int]) -> int:
+    """Say why this rank ends, and tell the others; returns the exit status."""
+    where = f"rank {watch.rank} on {socket.gethostname()}, {progress()[1]}"
+    status = next((code for kind, code in expected.items() if isinstance(error, kind)), None)
+    lost_touch = isinstance(error, dist.DistError) or "gloo" in str(error)
+    # A rank that ends breaks the others' connections; why it ended is known a little later.
+    try:
+        word = watch.ended_by(patience=5.0 * lost_touch)
+    except STORE_GONE:
+        word = {"rank": 0, "text": RANK_0_GONE, "status": _BROKE_OFF}
+    if word:
+        print(f"rank {watch.rank}: ended by rank {word['rank']}: {word['text']}", file=sys.stderr, flush=True)
+        watch.give_up("", word["status"])
+        return word["status"]
+    # Printed before the others hear of it, so that it comes first.
+    if status is not None:
+        brief = full = f"error: {error}"
+    elif lost_touch:
+        brief = full = f"{where}: lost touch with another rank ({_last_line(str(error))})"
+    else:
+        full = f"{where}:\n{traceback.format_exc()}"
+        brief = f"{where}: {_last_line(full)}"
+    print(full, file=sys.stderr, flush=True)
+    watch.give_up(brief, status or _BROKE_OFF)
+    return status or _BROKE_OFF
+
+
+def _join(cfg: CfgNode, place: Place, device: torch.device) -> Watch:
+    rank, timeout = place.shard * place.local_ranks + place.local_rank, float(cfg.DIST.TIMEOUT)
+    address = _address(place.init_method)
+    patience = datetime.timedelta(seconds=timeout)
+    # Under torchrun the store is its agent's.
+    hosts_store = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    try:
+        store = dist.TCPStore(*address, is_master=hosts_store, timeout=patience, wait_for_workers=False)
+    except (dist.DistError, RuntimeError) as error:
+        what = "listen at" if hosts_store else "reach rank 0 at"
+        raise JoinError(
+            f"rank {rank} on {socket.gethostname()} cannot {what} {place.init_method} "
+            f"(tried for {timeout:.0f} s, DIST.TIMEOUT): {_last_line(str(error))}"
+        ) from error
+    prefix = _prefix(place)
+    machines = {
+        r: place.hosts[r // place.local_ranks] if place.hosts else f"machine {r // place.local_ranks + 1}"
+        for r in range(place.world_size)
+    }
+    hosts = call_roll(dist.PrefixStore(f"{prefix}/roll", store), rank, place.world_size, timeout, machines)
+    dist.init_process_group(
+        backend=cfg.DIST_BACKEND if device.type == "cuda" else "gloo",
+        store=dist.PrefixStore(f"{prefix}/group", store),
+        rank=rank,
+        world_size=place.world_size,
+        # The watch speaks first: it knows which rank is behind.
+        timeout=datetime.timedelta(seconds=timeout + 60),
+        device_id=device if device.type == "cuda" else None,
+    )
+    if rank == 0:
+        by_host = {host: [r for r, h in enumerate(hosts) if h == host] for host in dict.fromkeys(hosts)}
+        logger.info("%s; here are %s", place, "; ".join(f"{host}: ranks {ranks}" for host, ranks in by_host.items()))
+    watch = Watch(address, prefix, rank, place.world_size, timeout)
+    watch.start()
+    return watch
+
+
+def _check_gpus(cfg: CfgNode, place: Place) -> None:
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if available < cfg.NUM_GPUS:
+    # A launcher may show each rank its own GPU alone.
+    needed = min(1, cfg.NUM_GPUS) if place.local_rank is not None and place.local_ranks > 1 else cfg.NUM_GPUS
+    if available < needed:
         raise ConfigError(
             f"NUM_GPUS is {cfg.NUM_GPUS}, but this machine has {available} usable GPU{'s' * (available != 1)}; "
             "set NUM_GPUS to what is there (0 runs on the CPU)"
         )
-    local_ranks = max(cfg.NUM_GPUS, 1)
-    if local_ranks * cfg.NUM_SHARDS == 1:
-        return function(cfg, _device(cfg, 0))
-    results = mp.get_context("spawn").SimpleQueue()
-    arguments = (cfg, function, init_method, expected, results)
-    try:
-        mp.start_processes(_run_rank, arguments, nprocs=local_ranks, start_method="spawn")
-    except mp.ProcessExitedException:
-        if results.empty():
-            raise
-    result = results.get()
-    if isinstance(result, Exception):
-        raise result
-    return result
 
 
 def _device(cfg: CfgNode, local_rank: int) -> torch.device:
     if cfg.NUM_GPUS == 0:
         return torch.device("cpu")
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
+    index = local_rank % torch.cuda.device_count()
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
-def _run_rank(local_rank: int, cfg: CfgNode, function: Callable, init_method: str, expected: tuple, results) -> None:
-    local_ranks = max(cfg.NUM_GPUS, 1)
-    device = _device(cfg, local_rank)
-    dist.init_process_group(
-        backend=cfg.DIST_BACKEND if device.type == "cuda" else "gloo",
-        init_method=init_method,
-        world_size=local_ranks * cfg.NUM_SHARDS,
-        rank=cfg.SHARD_ID * local_ranks + local_rank,
-    )
-    try:
-        status = function(cfg, device)
-        if local_rank == 0:
-            results.put(status)
-    except expected as error:
-        results.put(error)
-        # The other ranks may wait for this one in a collective: leave at once, so that they are ended too.
-        os._exit(1)
-    dist.destroy_process_group()
+def _prefix(place: Place) -> str:
+    return f"videobench/{place.attempt}"
+
+
+def _address(init_method: str) -> tuple[str, int]:
+    scheme, _, rest = init_method.partition("://")
+    host, _, port = rest.rpartition(":")
+    if scheme != "tcp" or not host or not port.isdigit():
+        raise ConfigError(f"--init_method is {init_method!r}; use tcp://HOST:PORT, where HOST is the first machine")
+    return host, int(port)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def _last_line(text: str) -> str:
+    return text.strip().splitlines()[-1] if text.strip() else ""

@@ -1,0 +1,22 @@
+# Run a command so that Slurm can take the job back at any time; to be sourced by the sbatch scripts.
+# Slurm's warning (SIGUSR1 before the time is up, SIGTERM when the job must make room) goes on to the command, which
+# saves and exits with status 75; the job then goes back into the queue, and the same command goes on.
+
+stopped=75
+
+run_and_requeue() {
+    local status=0
+    (set -x; exec "$@") &
+    local command=$!
+    trap 'kill -USR1 "$command" 2>/dev/null || true' USR1 TERM
+    # A signal ends `wait` early.
+    while kill -0 "$command" 2>/dev/null; do
+        status=0
+        wait "$command" || status=$?
+    done
+    if [ "$status" -eq "$stopped" ] && [ -n "${SLURM_JOB_ID:-}" ]; then
+        scontrol requeue "$SLURM_JOB_ID"
+        sleep 120 # ending before Slurm has taken the job back would look like the end of the work
+    fi
+    return "$status"
+}

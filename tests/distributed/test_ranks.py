@@ -1,0 +1,148 @@
+"""Ranks that come together, fail, hang and end together: real processes on this machine."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = str(Path(__file__).with_name("rank_scenarios.py"))
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def start(scenario: str, *words, command=(sys.executable,)) -> subprocess.Popen:
+    line = [*command, SCRIPT, scenario, *map(str, words)]
+    return subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=150)
+    return process.returncode, out, err
+
+
+def meeting_point() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def machines(scenario: str, count: int, *words) -> list[subprocess.Popen]:
+    """The same command on several machines, which are all this one."""
+    shared = ["--init_method", meeting_point(), "NUM_SHARDS", count, *words, "SHARD_ID"]
+    return [start(scenario, *shared, shard) for shard in range(count)]
+
+
+def test_ranks_of_one_command_work_together_and_give_their_status():
+    running = [start("add", "NUM_CPU_RANKS", 3), start("status", "NUM_CPU_RANKS", 2)]
+    (code, out, err), other = map(finish, running)
+    assert (code, out) == (0, "sum 6 of 3 on cpu, 1 machines\n"), err
+    assert other[0] == 3
+
+
+def test_machines_with_several_ranks_each_work_together():
+    (code, out, err), second = map(finish, machines("add", 2, "NUM_CPU_RANKS", 2))
+    assert (code, out) == (0, "sum 10 of 4 on cpu, 2 machines\n"), err
+    assert second[:2] == (0, "")
+
+
+def test_a_rank_that_fails_ends_all_and_says_why_first():
+    (code, _, first), (other, _, second) = map(finish, machines("fail", 2, "NUM_CPU_RANKS", 2))
+    assert code == other == 1
+    # The traceback is the failing rank's, at the place where it was; the others have a line each.
+    assert second.index("rank 3 on") < second.index("a mistake of the last rank")
+    assert "at epoch 1, step 7" in second
+    assert second.count("Traceback") == 1
+    assert "Traceback" not in first
+    for rank, text in ((0, first), (1, first), (2, second)):
+        assert re.search(rf"rank {rank}: ended by rank 3: .* at epoch 1, step 7: ValueError: a mistake", text)
+
+
+def test_a_mistake_in_the_input_is_one_message_and_its_own_status():
+    code, _, err = finish(start("wrong_input", "NUM_CPU_RANKS", 2))
+    assert code == 2
+    assert err.startswith("error: THE.KEY is wrong\n")
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("scenario", "rank"), [("killed", 1), ("first_killed", 0)])
+def test_a_killed_rank_is_named_and_ends_all(scenario, rank):
+    started = time.monotonic()
+    code, _, err = finish(start(scenario, "NUM_CPU_RANKS", 2))
+    assert code == 1
+    assert f"rank {rank} on {socket.gethostname()} was killed by SIGKILL" in err
+    assert "Traceback" not in err
+    assert time.monotonic() - started < 100
+
+
+def test_a_killed_rank_of_another_machine_is_named():
+    (code, _, first), (other, _, _) = map(finish, machines("killed", 2, "NUM_CPU_RANKS", 2))
+    assert code == other == 1
+    assert "ended by rank 3: rank 3 on" in first
+    assert "was killed by SIGKILL" in first
+
+
+def test_a_rank_that_stops_answering_is_named():
+    first, second = machines("silent", 2)
+    try:
+        code, _, err = finish(first)
+    finally:
+        second.kill()
+        second.communicate()
+    assert code == 1
+    assert f"rank 1 on {socket.gethostname()} has not answered for 3 s" in err
+
+
+def test_a_rank_that_hangs_is_named_with_its_step():
+    code, _, err = finish(start("hang", "NUM_CPU_RANKS", 2, "DIST.TIMEOUT", 4))
+    assert code == 1
+    assert "no rank got any further in 4 s (DIST.TIMEOUT); the hindmost: rank 1 on" in err
+    assert "at epoch 2, step 5" in err
+
+
+def test_a_rank_that_never_joins_is_named():
+    words = ["--init_method", meeting_point(), "NUM_SHARDS", 3, "DIST.TIMEOUT", 5, "SHARD_ID"]
+    for code, _, err in map(finish, [start("add", *words, shard) for shard in (0, 2)]):
+        assert code == 1
+        assert err == "error: rank 1 (machine 2) did not join within 5 s (DIST.TIMEOUT); 3 ranks were expected\n"
+
+
+def test_two_machines_with_the_same_number_are_told():
+    words = ["--init_method", meeting_point(), "NUM_SHARDS", 2, "DIST.TIMEOUT", 6, "SHARD_ID"]
+    errors = [err for _, _, err in map(finish, [start("add", *words, shard) for shard in (0, 0)])]
+    assert any("two processes are rank 0" in err or "cannot listen at" in err for err in errors)
+
+
+def test_a_first_rank_that_cannot_be_reached_is_told():
+    words = ["--init_method", meeting_point(), "NUM_SHARDS", 2, "DIST.TIMEOUT", 3, "SHARD_ID", 1]
+    code, _, err = finish(start("add", *words))
+    assert code == 1
+    assert "rank 1 on" in err
+    assert "cannot reach rank 0 at tcp://127.0.0.1:" in err
+
+
+@pytest.mark.parametrize("init_method", ["file:///tmp/x", "localhost:1234", "tcp://localhost"])
+def test_other_meeting_places_are_refused(init_method):
+    code, _, err = finish(start("add", "--init_method", init_method, "NUM_SHARDS", 2))
+    assert code == 2
+    assert "use tcp://HOST:PORT" in err
+
+
+def test_torchrun_starts_the_ranks_and_restarts_them():
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    code, out, err = finish(start("restarted", command=[*torchrun, "--max-restarts", "1"]))
+    assert (code, out) == (0, "sum 3 of 2 on cpu, 1 machines\n"), err
+    assert "the first attempt" in err
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_several_ranks_train_like_one_batch_norms_included(ranks):
+    code, out, err = finish(start("same_as_one", "NUM_CPU_RANKS", ranks))
+    assert code == 0, err
+    differences = json.loads(out)
+    assert len(differences) == 5
+    assert max(differences.values()) < 1e-10, differences
