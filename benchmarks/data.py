@@ -1,0 +1,435 @@
+"""What reading clips costs: python benchmarks/data.py [--videos FOLDER].
+
+The corpus is made first: textured things that move, 340x256, 10 seconds, H.264 as downloads come (x264's defaults), and
+the same files as `tools/prepare_data.py resize` leaves them. All ways of reading take turns, clip by clip, so that
+whatever else the machine does meets them alike; a figure is the median over the runs of what all clips of a run cost.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import date
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from videobench.datasets.cropping import crop_resize, random_short_side_box, test_crops, window
+from videobench.datasets.decoding import Video
+from videobench.datasets.packets import VideoIndex
+from videobench.datasets.preparation.encoding import Encoding, Job, encode
+from videobench.datasets.sampling import clip_indices
+
+RESULTS = Path(__file__).parent / "results/data.json"
+FRAMES, STRIDE, CROP, SCALES = 16, 4, 224, (256, 320)
+MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
+Way = Callable[[], Any]
+
+
+# The corpus.
+
+
+def moving_pictures(seed: int, frames: int = 300, width: int = 340, height: int = 256) -> np.ndarray:
+    """Textured patches in front of each other that turn, drift and come closer: uint8 [frames, height, width, 3].
+
+    Encoded, ten seconds are as large as a Kinetics clip of this size, 600 to 700 kB.
+    """
+    rng = np.random.default_rng(seed)
+    layers = []
+    for cells in (8, 7, 9):
+        texture = F.interpolate(_noise(rng, 4, cells), (256, 256), mode="bicubic")
+        grain = F.interpolate(_noise(rng, 1, 128), (256, 256), mode="bilinear")
+        texture[:, :3] = 118 + 30 * texture[:, :3] + 10 * grain
+        layers.append((texture, rng.uniform(-1, 1, 6).tolist()))
+    pictures = np.empty((frames, height, width, 3), np.uint8)
+    for i in range(frames):
+        picture, moment = torch.zeros(1), i / 75
+        for texture, (turn, sway, pace, phase, x, y) in layers:
+            angle = turn * moment + 0.5 * math.sin(2 * sway * moment)
+            zoom = math.exp(0.3 * math.sin(1.5 * pace * moment + phase))
+            across, along = zoom * math.cos(angle), zoom * math.sin(angle)
+            where = [[across, -along, math.sin(2 * x * moment)], [along, across, math.sin(2 * y * moment)]]
+            grid = F.affine_grid(torch.tensor([where]), [1, 4, height, width], align_corners=False)
+            patch = F.grid_sample(texture, grid, padding_mode="reflection", align_corners=False)[0]
+            cover = (patch[3:] * 8 - 5).clamp(0, 1) if picture.numel() > 1 else 1.0
+            picture = picture + (patch[:3] - picture) * cover
+        noise = rng.standard_normal((height, width, 1), np.float32) * 4
+        pictures[i] = (picture.permute(1, 2, 0).numpy() + noise).clip(0, 255)
+    return pictures
+
+
+def _noise(rng: np.random.Generator, channels: int, cells: int) -> Tensor:
+    return torch.from_numpy(rng.standard_normal((1, channels, cells, cells), np.float32))
+
+
+def write_original(path: Path, seed: int) -> None:
+    """A clip as downloads come: 30 frames per second, key frames where x264 puts them by itself."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(30), options={"threads": "1"})
+        pictures = moving_pictures(seed)
+        stream.height, stream.width = pictures.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def prepared(path: Path, folder: Path, fast_decode: bool) -> Path:
+    """The file as `resize` leaves it."""
+    target = folder / path.with_suffix(".mp4").name
+    result = encode(Job(str(path), str(target), Encoding(fast_decode=fast_decode)), lambda: None)
+    if result.cause:
+        raise SystemExit(f"{path}: {result.cause}")
+    return target
+
+
+# Ways of reading a training clip.
+
+
+def training_indices(path: Path, seed: int) -> tuple[list[int], Any]:
+    rng = np.random.default_rng(seed)
+    with Video(path) as video:
+        indices = clip_indices(
+            "time",
+            frames=video.frames,
+            fps=video.fps,
+            num_frames=FRAMES,
+            stride=STRIDE,
+            target_fps=30.0,
+            use_offset=False,
+            draw=rng,
+        )
+        return indices, random_short_side_box(video.info.height, video.info.width, SCALES, CROP, rng)
+
+
+def ours(path: Path, indices: Sequence[int], box: Any, index: VideoIndex | None = None) -> Tensor:
+    """Scan, decode what is needed, cut and resize in one pass: uint8 [T, 3, 224, 224]."""
+    with Video(path, index) as video:
+        return crop_resize(video.decode(indices), box, CROP)
+
+
+def span_of_frames(path: Path, indices: Sequence[int]) -> Tensor:
+    """The plain way of the published loaders: seek to the key frame, decode on, convert every frame of the span."""
+    first, last = min(indices), max(indices)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        gap = 1 / (stream.average_rate * stream.time_base)
+        begin = (stream.start_time or 0) + int(first * gap)
+        end = (stream.start_time or 0) + int(last * gap)
+        container.seek(begin, stream=stream)
+        frames = []
+        for frame in container.decode(stream):
+            if frame.pts >= begin:
+                frames.append(torch.from_numpy(frame.to_ndarray(format="rgb24", threads=1)))
+            if frame.pts >= end:
+                break
+    span = torch.stack(frames)
+    return span[[min(i - first, len(span) - 1) for i in indices]]
+
+
+def as_float(frames: Tensor) -> Tensor:
+    """[T, H, W, 3] -> normalised float32 [3, T, H, W]."""
+    frames = (frames.float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
+    return frames.permute(3, 0, 1, 2)
+
+
+def plain(path: Path, indices: Sequence[int], short_side: int, offset: tuple[float, float]) -> Tensor:
+    """Every frame of the span, then float: scale the short side, cut: float32 [3, T, 224, 224]."""
+    frames = as_float(span_of_frames(path, indices))
+    height, width = frames.shape[2:]
+    scale = short_side / min(height, width)
+    frames = F.interpolate(frames, (int(height * scale), int(width * scale)), mode="bilinear", align_corners=False)
+    y, x = (int(share * (side - CROP)) for share, side in zip(offset, frames.shape[2:], strict=True))
+    return frames[:, :, y : y + CROP, x : x + CROP]
+
+
+def torchcodec_way() -> Callable[[Path, Sequence[int], Any], Tensor] | None:
+    """The same clip through torchcodec, where it is installed."""
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except (ImportError, RuntimeError):
+        return None
+
+    def read(path: Path, indices: Sequence[int], box: Any) -> Tensor:
+        decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+        return crop_resize(decoder.get_frames_at(list(indices)).data, box, CROP)
+
+    return read
+
+
+# Ways of reading all views of a test video.
+
+
+def view_clips(path: Path, clips: int) -> list[list[int]]:
+    with Video(path) as video:
+        return [
+            clip_indices(
+                "time",
+                frames=video.frames,
+                fps=video.fps,
+                num_frames=FRAMES,
+                stride=STRIDE,
+                target_fps=30.0,
+                use_offset=False,
+                view=k,
+                views=clips,
+            )
+            for k in range(clips)
+        ]
+
+
+def views_once(path: Path, clips: list[list[int]], crops: int) -> Tensor:
+    """Decoded once, resized once."""
+    wanted = sorted({i for clip in clips for i in clip})
+    with Video(path) as video:
+        cut = test_crops(video.decode(wanted), 256, CROP, crops)
+    place = {frame: row for row, frame in enumerate(wanted)}
+    return torch.stack([crop[[place[i] for i in clip]] for clip in clips for crop in cut])
+
+
+def views_one_by_one(path: Path, clips: list[list[int]], crops: int, read: Callable[..., Tensor]) -> list[Tensor]:
+    """A decode for every view, as the published loaders do it."""
+    return [read(path, clip, position) for clip in clips for position in range(crops)]
+
+
+def plain_view(path: Path, indices: Sequence[int], position: int) -> Tensor:
+    frames = as_float(span_of_frames(path, indices))
+    height, width = frames.shape[2:]
+    scale = 256 / min(height, width)
+    frames = F.interpolate(frames, (int(height * scale), int(width * scale)), mode="bilinear", align_corners=False)
+    y, x, _, _ = window(*frames.shape[2:], CROP, position)
+    return frames[:, :, y : y + CROP, x : x + CROP]
+
+
+def our_view(path: Path, indices: Sequence[int], position: int) -> Tensor:
+    with Video(path) as video:
+        return test_crops(video.decode(indices), 256, CROP, 3)[position]
+
+
+# Measuring.
+
+
+def in_turn(ways: dict[str, Sequence[Way]], runs: int) -> dict[str, dict[str, float]]:
+    """CPU and wall seconds of one call of every way: medians over the runs, of means over the calls of a run."""
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for calls in ways.values():
+        calls[0]()  # imports, first pages
+    for run in range(runs):
+        total = {name: [0.0, 0.0] for name in ways}
+        for number in range(len(next(iter(ways.values())))):
+            order = list(ways) if (run + number) % 2 else list(ways)[::-1]
+            for name in order:
+                cpu, wall = time.process_time(), time.perf_counter()
+                ways[name][number]()
+                total[name][0] += time.process_time() - cpu
+                total[name][1] += time.perf_counter() - wall
+        for name, (cpu, wall) in total.items():
+            calls = len(ways[name])
+            spent[name].append((cpu / calls, wall / calls))
+    return {
+        name: {"cpu": statistics.median(cpu for cpu, _ in runs), "wall": statistics.median(wall for _, wall in runs)}
+        for name, runs in spent.items()
+    }
+
+
+def measure_clips(corpora: dict[str, list[Path]], runs: int, per_video: int) -> dict[str, dict[str, float]]:
+    """One training clip, 16x4 to 224, by every way from every form of the corpus."""
+    codec = torchcodec_way()
+    ways: dict[str, list[Way]] = {}
+    for number in range(len(corpora["original"])):
+        for k in range(per_video):
+            seed = 100 * number + k
+            rng = np.random.default_rng(seed)
+            short_side, offset = int(rng.integers(SCALES[0], SCALES[1] + 1)), tuple(rng.random(2))
+            for form, paths in corpora.items():
+                # Prepared files have the same frames, so the clip is the same.
+                indices, box = training_indices(paths[number], seed)
+                ways.setdefault(f"{form}: plain", []).append(partial(plain, paths[number], indices, short_side, offset))
+                ways.setdefault(f"{form}: ours", []).append(partial(ours, paths[number], indices, box))
+                # As with DATA.INDEX_CACHE: no pass over the packets.
+                with Video(paths[number]) as video:
+                    known = partial(ours, paths[number], indices, box, video.index)
+                ways.setdefault(f"{form}: ours, index known", []).append(known)
+                if codec:
+                    ways.setdefault(f"{form}: torchcodec", []).append(partial(codec, paths[number], indices, box))
+    return in_turn(ways, runs)
+
+
+def measure_views(paths: Sequence[Path], runs: int) -> dict[str, dict[str, float]]:
+    """All views of a video."""
+    result = {}
+    for clips, crops in ((4, 3), (10, 3)):
+        ways: dict[str, list[Way]] = {}
+        for path in paths:
+            wanted = view_clips(path, clips)
+            for name, call in (
+                ("once", partial(views_once, path, wanted, crops)),
+                ("plain, per view", partial(views_one_by_one, path, wanted, crops, plain_view)),
+                ("ours, per view", partial(views_one_by_one, path, wanted, crops, our_view)),
+            ):
+                ways.setdefault(f"{clips}x{crops}: {name}", []).append(call)
+        result |= in_turn(ways, runs)
+    return result
+
+
+class Clips(Dataset):
+    """Training clips as uint8, or as the float32 that published loaders send."""
+
+    def __init__(self, calls: list[Way], as_float32: bool) -> None:
+        self.calls, self.as_float32 = calls, as_float32
+
+    def __len__(self) -> int:
+        return len(self.calls)
+
+    def __getitem__(self, number: int) -> Tensor:
+        clip = self.calls[number]()
+        return as_float(clip.permute(0, 2, 3, 1)).contiguous() if self.as_float32 else clip
+
+
+def measure_loader(paths: Sequence[Path], runs: int, clips: int = 48) -> dict[str, dict[str, float]]:
+    """Batches of 8 clips through two worker processes."""
+    calls = []
+    for k in range(clips):
+        path = paths[k % len(paths)]
+        calls.append(partial(ours, path, *training_indices(path, k)))
+    spent: dict[str, list[tuple[float, float]]] = {"uint8": [], "float32": []}
+    size = {}
+    for run in range(runs):
+        for kind in list(spent)[:: 1 if run % 2 else -1]:
+            before, wall = os.times(), time.perf_counter()
+            loader = DataLoader(Clips(calls, kind == "float32"), batch_size=8, num_workers=2)
+            for batch in loader:
+                size[kind] = batch.nbytes // len(batch)
+            wall = time.perf_counter() - wall
+            del loader
+            after = os.times()
+            spent[kind].append((sum(after[:4]) - sum(before[:4]), wall))
+    return {
+        kind: {
+            "bytes": size[kind],
+            "cpu": statistics.median(cpu for cpu, _ in runs) / clips,
+            "wall": statistics.median(wall for _, wall in runs) / clips,
+        }
+        for kind, runs in spent.items()
+    }
+
+
+# The result.
+
+
+def ratios(clips: dict, views: dict, loader: dict) -> dict[str, float]:
+    """How many times fewer CPU seconds, beside what is aimed at."""
+    found = {}
+    for form in ("prepared", "prepared, fastdecode"):
+        found[f"{form}: ours against plain on the same files"] = clips[f"{form}: plain"], clips[f"{form}: ours"]
+        found[f"{form}: ours against plain on originals"] = clips["original: plain"], clips[f"{form}: ours"]
+    found["original: ours against plain"] = clips["original: plain"], clips["original: ours"]
+    if "original: torchcodec" in clips:
+        found["original: ours against torchcodec"] = clips["original: torchcodec"], clips["original: ours"]
+    for shape in ("4x3", "10x3"):
+        for other in ("plain", "ours"):
+            found[f"{shape} views: once against {other} per view"] = (
+                views[f"{shape}: {other}, per view"],
+                views[f"{shape}: once"],
+            )
+    times = {name: slow["cpu"] / fast["cpu"] for name, (slow, fast) in found.items()}
+    return times | {"loader: bytes of float32 against uint8": loader["float32"]["bytes"] / loader["uint8"]["bytes"]}
+
+
+AIMS = {
+    "original: ours against plain": 2.0,
+    "original: ours against torchcodec": 1.0,
+    "prepared, fastdecode: ours against plain on the same files": 4.0,
+    "prepared, fastdecode: ours against plain on originals": 8.0,
+    "4x3 views: once against plain per view": 6.0,
+    "10x3 views: once against plain per view": 15.0,
+}
+
+
+def machine() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        processor = platform.machine()
+    return f"{processor}, {len(os.sched_getaffinity(0))} cores"
+
+
+def show(result: dict) -> None:
+    for part, unit in (("clips", "a clip"), ("views", "a video"), ("loader", "a clip")):
+        print(f"\n| {part} | CPU ms {unit} | wall ms {unit} |\n|---|--:|--:|")
+        for name, cost in result[part].items():
+            size = f", {cost['bytes'] / 2**20:.2f} MiB" if "bytes" in cost else ""
+            print(f"| {name}{size} | {cost['cpu'] * 1e3:.1f} | {cost['wall'] * 1e3:.1f} |")
+    print("\n| CPU seconds | times fewer | aim |\n|---|--:|--:|")
+    for name, times in result["ratios"].items():
+        print(f"| {name} | {times:.1f} | {AIMS.get(name, '')} |")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=Path, help="real H.264 videos to measure beside the corpus")
+    parser.add_argument("--count", type=int, default=4, help="videos in the corpus (default 4)")
+    parser.add_argument("--runs", type=int, default=5, help="at least 5 (default 5)")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="JSON file")
+    args = parser.parse_args()
+    if args.runs < 5:
+        parser.error("--runs is at least 5")
+    torch.set_num_threads(1)
+    results = {
+        "date": date.today().isoformat(),
+        "machine": machine(),
+        "versions": {"av": av.__version__, "ffmpeg": av.ffmpeg_version_info, "torch": torch.__version__},
+    }
+    if torchcodec_way():
+        import torchcodec
+
+        results["versions"]["torchcodec"] = torchcodec.__version__
+    print(", ".join([results["date"], results["machine"], *(f"{k} {v}" for k, v in results["versions"].items())]))
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder)
+        originals = []
+        for number in range(args.count):
+            originals.append(made / f"{number}.mp4")
+            write_original(originals[-1], number)
+        corpora = {"corpus": originals}
+        if args.videos:
+            corpora["real files"] = sorted(p for p in args.videos.iterdir() if p.suffix in (".mp4", ".mkv", ".mov"))
+        for name, paths in corpora.items():
+            forms = {"original": paths}
+            for form, fast in (("prepared", False), ("prepared, fastdecode", True)):
+                (inner := made / name / form).mkdir(parents=True)
+                forms[form] = [prepared(path, inner, fast) for path in paths]
+            result = {
+                "videos": len(paths),
+                "kilobytes": {form: sum(p.stat().st_size for p in f) // 1000 for form, f in forms.items()},
+                "clips": measure_clips(forms, args.runs, per_video=4),
+                "views": measure_views(paths, args.runs),
+                "loader": measure_loader(forms["prepared, fastdecode"], args.runs),
+            }
+            result["ratios"] = ratios(result["clips"], result["views"], result["loader"])
+            results[name] = result
+            print(f"\n## {name}: {len(paths)} videos, {result['kilobytes']} kilobytes")
+            show(result)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(results, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""What the steps of preparation read and write beside videos: lines of lists, a journal of what is done."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from videobench.config import ConfigError
+
+# fmt: off
+VIDEO_SUFFIXES = frozenset({
+    ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf",
+    ".ogv", ".rm", ".ts", ".vob", ".webm", ".wmv",
+})
+# fmt: on
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
+
+
+class Entry(NamedTuple):
+    """A line of a list.
+
+    Attributes:
+        name: the video or folder, as listed.
+        rest: what follows the name, separator included; empty in a list of files without labels.
+    """
+
+    name: str
+    rest: str
+
+
+def read_entries(path: Path, separator: str = " ", fields: int = 1) -> list[Entry]:
+    """The lines of a list: a name and ``fields`` more fields, or only names; blank lines do not count.
+
+    Raises:
+        ConfigError: for a file that cannot be read, is empty, or has a line without a name or with fewer fields than
+            the first.
+    """
+    try:
+        lines = path.read_bytes().decode("utf-8", "surrogateescape").splitlines()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read this list ({error.strerror})") from error
+    entries: list[Entry] = []
+    for number, text in enumerate(lines, start=1):
+        line = text.strip()
+        if not line:
+            continue
+        parts = line.rsplit(separator, fields)
+        # A path with blanks and without a label must not lose its last word.
+        labelled = len(parts) == fields + 1 and all(_is_label(part) for part in parts[1:])
+        name = parts[0].rstrip() if labelled else line
+        if not name or (entries and labelled != bool(entries[0].rest)):
+            form = separator.join(["path", *["number"] * fields])
+            raise ConfigError(f"{path}, line {number}: expected {form!r} (see --separator), got {line!r}")
+        entries.append(Entry(name, line[len(name) :] if labelled else ""))
+    if not entries:
+        raise ConfigError(f"{path}: this list is empty")
+    return entries
+
+
+def find_files(folder: Path, suffixes: Iterable[str]) -> Iterator[str]:
+    """Files with these endings below a folder, relative to it, in sorted order; hidden ones do not count."""
+    suffixes = frozenset(suffixes)
+    found = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = os.path.relpath(place, folder)
+        found += [
+            name if below == "." else f"{below}/{name}"
+            for name in names
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
+        ]
+    return iter(sorted(found))
+
+
+def printable(name: str) -> str:
+    """A name in a form that can be printed whatever its bytes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> Path:
+    """Write a text file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
+    part.replace(path)
+    return path
+
+
+class Journal:
+    """A file of JSON lines that only grows; what a killed run wrote last may be missing, nothing else.
+
+    Raises:
+        ConfigError: when another run is writing it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{path}: another run is at work on this; wait for its end") from error
+        self._file.seek(0)
+        content = self._file.read()
+        # A line that was cut off counts as not written.
+        whole = content[: content.rfind(b"\n") + 1]
+        self._file.truncate(len(whole))
+        try:
+            self.records: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
+        except ValueError as error:
+            raise ConfigError(f"{path}: not a journal of this tool; name another folder with --out") from error
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Append a record; it survives the end of this process."""
+        self._file.write(json.dumps(record).encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Let other runs have the file."""
+        self._file.close()
+
+
+def _is_label(field: str) -> bool:
+    return all(part.strip().lstrip("-").isdigit() for part in field.split(","))

@@ -1,0 +1,155 @@
+"""From a plan (what is annotated, what is on disk) to list files, with everything left out named."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from videobench.config import ConfigError
+from videobench.datasets.preparation.files import printable, write_lines
+from videobench.datasets.preparation.pool import Lost, run_jobs
+from videobench.datasets.preparation.verify import PUBLISHED, Check, check_file
+from videobench.datasets.workers import usable_cores
+
+CHECKS = ("none", "packets", "full")
+_SHOWN = 10
+# Stands in a row for the number of frames, which only reading the video tells.
+FRAMES = "\0"
+
+
+class Row(NamedTuple):
+    """A line of a list.
+
+    Attributes:
+        file: what it is about, relative to the plan's root: a video, an image, or a folder of frames.
+        line: the line as it will be written.
+        frames: number of frames in a folder.
+    """
+
+    file: str
+    line: str
+    frames: int = 0
+
+
+@dataclass
+class Plan:
+    """Lists to be made.
+
+    Attributes:
+        root: folder of the videos or frames.
+        lists: name of a list file -> its rows, in their final order.
+        left_out: name of a list file -> (what is annotated, why it is in no list).
+        classes: name of a file of class names -> the names by number.
+        notes: what users should know.
+        template: how the frames in folders are named; empty for files.
+        published: name of a list file -> key of `PUBLISHED`.
+        layout: what stands around the rows in a list file; rows alone unless given.
+    """
+
+    root: Path
+    lists: dict[str, list[Row]]
+    left_out: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    classes: dict[str, Sequence[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    template: str = ""
+    published: dict[str, str] = field(default_factory=dict)
+    layout: Callable[[list[str]], list[str]] = list
+
+
+@dataclass(frozen=True)
+class MadeLists:
+    """What was written, and what is in none of the lists.
+
+    Attributes:
+        lists: name of a list file -> number of its rows.
+        left_out: as in `Plan`, with faulty files added.
+        notes: what users should know.
+        written: the files written.
+    """
+
+    lists: dict[str, int]
+    left_out: dict[str, list[tuple[str, str]]]
+    notes: list[str]
+    written: list[Path]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing was left out."""
+        return not any(self.left_out.values())
+
+    def __str__(self) -> str:
+        lines = []
+        for name, count in self.lists.items():
+            out = self.left_out.get(name, [])
+            lines.append(f"{name}: {count} lines, {len(out)} left out")
+            lines += [f"  {printable(what)}: {cause}" for what, cause in out[:_SHOWN]]
+            if len(out) > _SHOWN:
+                lines.append(f"  ... and {len(out) - _SHOWN} more")
+        return "\n".join([*lines, *self.notes, *(f"wrote {path}" for path in self.written)])
+
+
+def make_lists(
+    plan: Plan,
+    out: Path,
+    *,
+    check: str = "packets",
+    overwrite: bool = False,
+    workers: int | None = None,
+    patience: float = 300.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> MadeLists:
+    """Write the lists of a plan into ``out``, the class names, and NAME.left_out.txt (``what TAB cause``) beside each.
+
+    Args:
+        plan: see `Plan`.
+        out: folder.
+        check: ``none``, ``packets`` or ``full``: how to look for faulty files, see `verify.Check`.
+        overwrite: replace files that exist and hold something else.
+        workers: processes; None means one per core.
+        patience: seconds without progress after which a file counts as hanging.
+        progress: called with (files checked, files in all).
+
+    Raises:
+        ConfigError: when files exist already, or nothing would be listed.
+    """
+    rows = [row for rows in plan.lists.values() for row in rows]
+    if not rows:
+        some = next((f", for example {what}: {why}" for out in plan.left_out.values() for what, why in out), "")
+        raise ConfigError(f"{plan.root}: nothing of what is annotated is here{some}")
+    faulty, counted = {}, {}
+    if check == "none" and any(FRAMES in row.line for row in rows):
+        raise ConfigError("the list needs the number of frames of every video: use --check packets or full")
+    if check != "none":
+        frames = {row.file: row.frames for row in rows}
+        checks = [Check(str(plan.root / f), check == "full", plan.template if n else "", n) for f, n in frames.items()]
+        files = list(frames)
+        jobs = run_jobs(check_file, checks, workers=workers or usable_cores(), patience=patience)
+        for done, (number, result) in enumerate(jobs, start=1):
+            faulty[files[number]] = result.cause
+            counted[files[number]] = 0 if isinstance(result, Lost) else result.frames
+            if progress:
+                progress(done, len(files))
+    left_out, lists, contents, notes = {}, {}, {}, list(plan.notes)
+    for name, listed in plan.lists.items():
+        sound = [row for row in listed if not faulty.get(row.file)]
+        causes = {row.file: faulty[row.file] for row in listed if faulty.get(row.file)}
+        left_out[name] = [*plan.left_out.get(name, []), *causes.items()]
+        lists[name] = len(sound)
+        contents[name] = plan.layout([row.line.replace(FRAMES, str(counted.get(row.file, 0))) for row in sound])
+        contents[f"{Path(name).stem}.left_out.txt"] = [f"{what}\t{cause}" for what, cause in left_out[name]]
+        if known := plan.published.get(name):
+            notes.append(f"{name}: {len(sound)} lines, the published list of {known} has {PUBLISHED[known]}")
+    # With their numbers, because a name such as "take 2" would otherwise be read as a name and its number.
+    for name, classes in plan.classes.items():
+        contents[name] = [f"{label}\t{number}" for number, label in enumerate(classes)]
+    _check_free(out, contents, overwrite)
+    written = [write_lines(out / name, lines) for name, lines in contents.items()]
+    return MadeLists(lists, left_out, notes, written)
+
+
+def _check_free(out: Path, contents: dict[str, Sequence[str]], overwrite: bool) -> None:
+    for name, lines in contents.items():
+        path = out / name
+        text = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
+        if path.exists() and path.read_bytes() != text and not overwrite:
+            raise ConfigError(f"{path}: exists already and holds something else; --overwrite replaces it")
