@@ -59,3 +59,15 @@ def clip(golden: dict, dtype: torch.dtype = torch.float64) -> torch.Tensor:
 def build_overrides(golden: dict) -> list:
     """A golden file's ``build`` block as KEY VALUE pairs."""
     return [word for pair in golden["build"].items() for word in pair]
+
+
+def nested(settings: dict) -> dict:
+    """Full names of keys and their values as the sections of a YAML file."""
+    tree: dict = {}
+    for key, value in settings.items():
+        *sections, leaf = key.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[leaf] = value
+    return tree

@@ -22,6 +22,13 @@ def test_a_sound_configuration_passes(valid):
         (["NUM_GPUS", 3, "TRAIN.BATCH_SIZE", 64], r"TRAIN.BATCH_SIZE is 64, which does not divide by 3 .*use 63 or 66"),
         (["TEST.NUM_SPATIAL_CROPS", 2], "TEST.NUM_SPATIAL_CROPS is 2; use 1"),
         (["TEST.NUM_ENSEMBLE_VIEWS", 0], "needs at least one clip"),
+        (["TEST.VIEW_SWEEP", [[4, 2]]], r"TEST.VIEW_SWEEP has \[4, 2\]; use \[clips, crops\]"),
+        (["TEST.VIEW_SWEEP", [4, 1]], "TEST.VIEW_SWEEP has 4; use"),
+        (["TEST.SINGLE_CROP", "right"], "TEST.SINGLE_CROP is 'right'; use centre or left"),
+        (
+            ["DATA.MULTI_LABEL", True, "MODEL.LOSS_FUNC", "bce", "TEST.SCORES", "softmax"],
+            "DATA.MULTI_LABEL wants TEST.SCORES sigmoid or logits",
+        ),
         (["TEST.NUM_SPATIAL_CROPS", 1, "DATA.TEST_CROP_SIZE", 300], "TEST_CROP_SIZE 300 does not fit"),
         (["DATA.TRAIN_CROP_SIZE", 300], "TRAIN_CROP_SIZE 300 does not fit"),
         (["DATA.TRAIN_JITTER_SCALES_RELATIVE", [0.1, 1.0]], "go together"),
@@ -30,6 +37,9 @@ def test_a_sound_configuration_passes(valid):
         (["DATA.PATH_TO_DATA_DIR", ""], "DATA.PATH_TO_DATA_DIR is empty"),
         (["TEST.CHECKPOINT_FILE_PATH", "/no/such.pyth"], "TEST.CHECKPOINT_FILE_PATH: /no/such.pyth does not exist"),
         (["TRAIN.PRECISION", "fp16"], "fp16 needs a GPU"),
+        (["TRAIN.MICRO_BATCH", "most"], r"TRAIN.MICRO_BATCH is 'most'; use 0 .*, a number of clips, or auto"),
+        (["TRAIN.CHECKPOINT_STEPS", -1], "TRAIN.CHECKPOINT_STEPS is -1; use 0 or more"),
+        (["TRAIN.MAX_NONFINITE_STEPS", 0], "TRAIN.MAX_NONFINITE_STEPS is 0; it must be at least 1"),
         (["TRAIN.DATASET", "imagnet"], "TRAIN.DATASET is 'imagnet'"),
         (["SOLVER.LR_POLICY", "steps_with_relative_lrs", "SOLVER.STEPS", [5]], "begins with 0"),
         (["SOLVER.COSINE_END_LR", 1.0], "must be below SOLVER.BASE_LR"),
@@ -54,4 +64,4 @@ def test_all_problems_are_listed_at_once(valid):
 
 
 def test_the_sampling_rules_are_those_of_the_package():
-    assert set(SAMPLING_RULES) == set(RULES)
+    assert set(SAMPLING_RULES) == set(RULES) | {"auto"}

@@ -5,14 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import golden
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import videobench
 from videobench.config import ConfigError, default_config, load_config
-from videobench.config.legacy import IGNORED, RENAMED, UNSUPPORTED
 from videobench.config.loading import known_keys
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,15 +106,6 @@ def test_numbers_and_lists_may_be_written_as_text(tmp_path):
     assert (cfg.SOLVER.MAX_EPOCH, cfg.DATA.MEAN, cfg.OUTPUT_DIR) == (10, [0.1, 0.2, 0.3], "2024")
 
 
-def test_dead_keys_of_published_files_are_ignored_with_a_line_each(caplog):
-    with caplog.at_level("WARNING", logger="videobench"):
-        load_config([], ["AUG.RE_SPLIT", False, "MODEL.ARCH", "uniformer"])
-    assert [r.getMessage().split(" is ignored")[0].split(": ")[1] for r in caplog.records] == [
-        "AUG.RE_SPLIT",
-        "MODEL.ARCH",
-    ]
-
-
 @given(
     st.fixed_dictionaries(
         {
@@ -161,29 +150,6 @@ def test_every_key_is_read_by_the_package():
         if f"{section.lower() or 'cfg'}.{leaf}" not in reads and key not in in_other_words:
             unread.append(key)
     assert not unread
-
-
-def test_every_key_of_published_files_is_known():
-    table = golden.table("config_keys")
-    handled = set(known_keys()) | set(IGNORED) | set(UNSUPPORTED) | set(RENAMED)
-    assert not sorted(set(table["keys"]) - handled)
-
-
-def test_legacy_tables_do_not_overlap_and_lead_somewhere():
-    known = set(known_keys())
-    tables = [known, set(IGNORED), set(UNSUPPORTED), set(RENAMED)]
-    assert sum(map(len, tables)) == len(set().union(*tables))
-    assert {new for new, _ in RENAMED.values()} <= known
-
-
-def test_renamed_and_unsupported_keys_of_published_files(caplog):
-    with caplog.at_level("WARNING", logger="videobench"):
-        cfg = load_config([], ["TRAIN.MIXED_PRECISION", True, "SOLVER.CLIP_GRADIENT", 20, "TEST.TEST_BEST", "True"])
-    assert (cfg.TRAIN.PRECISION, cfg.SOLVER.CLIP_GRAD_L2NORM, cfg.TEST.CHECKPOINT) == ("fp16", 20.0, "best")
-    assert "TRAIN.MIXED_PRECISION is now TRAIN.PRECISION" in caplog.text
-    load_config([], ["MIXUP.ENABLE", False, "AUG.NUM_SAMPLE", 1, "VIT.APPROX_ATTN_TYPE", "none"])
-    with pytest.raises(ConfigError, match=r"MIXUP\.ENABLE True is not supported"):
-        load_config([], ["MIXUP.ENABLE", True])
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import videobench
 from videobench.models import LoadReport, WeightsError, export_weights, load_weights
+from videobench.models.class_order import reorder_classes
 from videobench.models.morphmlp import MorphMLP
 from videobench.models.uniformer import Uniformer
 from videobench.models.uniformer_light import LightUniformer
@@ -644,3 +645,44 @@ def test_tool(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", [*common, *wrong])
         with pytest.raises(SystemExit):
             tool.main()
+
+
+# Class order ----------------------------------------------------------------------------------------------------------
+
+
+def test_classes_are_renumbered_by_name():
+    model = tiny("uniformer", num_classes=3)
+    clip = sample("uniformer")
+    with torch.no_grad():
+        before = model(clip)
+        assert reorder_classes(model, ["riding a bike", "Playing_chess", "abseiling"], NAMES) == 2
+        assert torch.equal(model(clip), before[:, [2, 1, 0]])
+        assert reorder_classes(model, NAMES, NAMES) == 0
+
+
+NAMES = ["abseiling", "playing chess", "riding a bike"]
+
+
+def test_every_family_has_a_classifier_that_can_be_renumbered():
+    for name in ("morphmlp", "mvit_video", "motionformer", "movinet_base"):
+        model = tiny(name, num_classes=3)
+        with torch.no_grad():
+            before = model(sample(name))
+            reorder_classes(model, NAMES, NAMES[::-1])
+            assert torch.equal(model(sample(name)), before.flip(1)), name
+
+
+def test_other_classes_are_refused_and_change_nothing():
+    model = tiny("uniformer", num_classes=3)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    for have in (["a", "b", "c"], NAMES[:2], [*NAMES[:2], NAMES[0]]):
+        with pytest.raises(WeightsError, match=r"names are not the same"):
+            reorder_classes(model, have, NAMES)
+    assert same(model.state_dict(), before)
+
+
+def test_the_report_has_the_class_names_of_the_file():
+    state = tiny("uniformer", num_classes=3).state_dict()
+    report = load_weights(tiny("uniformer", num_classes=3), {"model_state": state, "class_names": NAMES})
+    assert report.class_names == NAMES
+    assert load_weights(tiny("uniformer", num_classes=3), state).class_names == []

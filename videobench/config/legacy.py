@@ -9,6 +9,9 @@ ALTERNATIVE_TYPES: dict[str, tuple] = {
     "MODEL.CHECKPOINT_NUM": (int,),
     "VIT.MLP_RATIO": (float,),
     "MVIT.POOL_KV_STRIDE": (None,),
+    "TRAIN.MICRO_BATCH": (str,),
+    "DATA.CLASS_NAMES": (list,),
+    "MODEL.CHECKPOINT_CLASSES": (list,),
 }
 
 # Types of the keys whose default is None.
@@ -16,6 +19,7 @@ NULLABLE: dict[str, type] = {
     "UNIFORMER.QKV_SCALE": float,
     "MVIT.POOL_KV_STRIDE_ADAPTIVE": list,
     "MVIT.POOL_KVQ_KERNEL": list,
+    "SOLVER.CLIP_GRAD_VAL": float,
     "SOLVER.CLIP_GRAD_L2NORM": float,
 }
 
@@ -37,48 +41,60 @@ IGNORED: dict[str, str] = {
     "VIT.IM_PRETRAINED": "nothing is downloaded; name image weights in TRAIN.CHECKPOINT_FILE_PATH",
     "VIT.PRETRAINED_WEIGHTS": "nothing is downloaded; name image weights in TRAIN.CHECKPOINT_FILE_PATH",
     "VIT.APPROX_ATTN_DIM": "only the exact attention is built",
-    "SLOWFAST.ALPHA": "there is one pathway",
     "AUG.RE_SPLIT": "no code ever read it",
     "DATA.RE_PROB": "no code ever read it",
     "SOLVER.WARMUP_FACTOR": "no code ever read it",
     "SOLVER.STEP_SIZE": "no code ever read it",
+    "SOLVER.GAMMA": "only SlowFast's multigrid schedule ever read it",
     "PREFETCH.NUM_LOADERS": "left over from an internal version of SlowFast",
     "TRAIN.SAVE_LATEST": "the latest checkpoint is always kept",
     "TRAIN.CHECKPOINT_INFLATE": "image weights are inflated whenever the shapes ask for it",
     "TEST.CHECKPOINT_SQUEEZE_TEMPORAL": "shapes are matched whenever weights are loaded",
+    "TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN": "names of the published layouts are matched whenever weights are loaded",
+    "TRAIN.KILL_LOSS_EXPLOSION_FACTOR": "TRAIN.MAX_NONFINITE_STEPS stops a run whose loss explodes",
+    "UNIFORMER.PRETRAIN_NAME": "the name stood for a file; name that in TRAIN.CHECKPOINT_FILE_PATH",
+    "MORPH.PRETRAIN_PATH": "name the file of image weights in TRAIN.CHECKPOINT_FILE_PATH",
+    "DATA.DECODING_SHORT_SIZE": "frames are resized once, to what the crop needs",
+    "DATA.TRAIN_CROP_NUM_TEMPORAL": "a training clip is one clip of a video",
+    "DATA.TRAIN_CROP_NUM_SPATIAL": "a training clip has one crop",
+    "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE": "decoder threads follow the number of cores",
+    "TEST.SAVE_RESULTS_PATH": "the scores of every video are written to OUTPUT_DIR",
+    "LOG_MODEL_INFO": "tools/model_info.py prints sizes and multiply-adds",
+    "EPICKITCHENS.TEST_SPLIT": "no code ever read it",
+    "EPICKITCHENS.TRAIN_PLUS_VAL": "no code ever read it",
+    "TENSORBOARD.MODEL_VIS.TOPK": "activations are not drawn",
 }
 
-# Keys that wait for something that is not there yet; the switches that would need them are in UNSUPPORTED.
-_WAITING = {
-    "AUG.ENABLE": "AUG.AA_TYPE AUG.COLOR_JITTER AUG.INTERPOLATION AUG.RE_COUNT AUG.RE_MODE AUG.RE_PROB",
-    "MIXUP.ENABLE": "MIXUP.ALPHA MIXUP.CUTMIX_ALPHA MIXUP.LABEL_SMOOTH_VALUE MIXUP.PROB MIXUP.SWITCH_PROB",
-    "BN.USE_PRECISE_STATS": "BN.NUM_BATCHES_PRECISE",
-    "TRAIN.DATASET": "DATA.IMAGE_TEMPLATE DATA.LABEL_PATH_TEMPLATE",
+# Sections of networks and tasks of SlowFast that are not built here; MODEL.MODEL_NAME says what is.
+IGNORED_SECTIONS: dict[str, str] = {
+    **dict.fromkeys(("RESNET", "NONLOCAL", "X3D"), "ResNet-like networks are not built here"),
+    **dict.fromkeys(("MASK", "CONTRASTIVE"), "networks are trained with labels here"),
+    **dict.fromkeys(("AVA", "DEMO"), "whole clips are classified here, not the boxes in them"),
+    "SLOWFAST": "there is one pathway",
+    "MVIT.REV": "reversible networks are not built",
 }
-for _switch, _keys in _WAITING.items():
-    IGNORED |= dict.fromkeys(_keys.split(), f"it has no effect with what {_switch} can be today")
 
 # Keys whose effect is not available: the value (as text) that asks for nothing and passes, what is said of any other.
 UNSUPPORTED: dict[str, tuple[str, str]] = {
     "VIT.APPROX_ATTN_TYPE": ("none", "only the exact attention is built"),
-    "AUG.ENABLE": ("false", "augmentation beyond crops and flips is not available yet"),
-    "AUG.NUM_SAMPLE": ("1", "repeated augmentation is not available yet"),
-    "MIXUP.ENABLE": ("false", "mixing of samples is not available yet"),
-    "BN.USE_PRECISE_STATS": ("false", "recomputed batch-norm statistics are not available yet"),
-    "DATA.COLORJITTER": ("false", "colour jitter is not available yet"),
-    "DATA.GAUSSIAN": ("false", "Gaussian blur is not available yet"),
-    "DATA.GRAYSCALE": ("false", "grey clips are not available yet"),
-    "DATA.USE_RANDOM_RESIZE_CROPS": (
+    "DATA.USE_REPEATED_AUG": (
         "false",
-        "set DATA.TRAIN_JITTER_SCALES_RELATIVE and DATA.TRAIN_JITTER_ASPECT_RELATIVE for random resized crops",
+        "AUG.NUM_SAMPLE 3 with AUG.RESAMPLE_FRAMES True makes three clips of every decoded video",
     ),
-    "DATA.USE_RAND_AUGMENT": ("false", "RandAugment is not available yet"),
-    "DATA.USE_REPEATED_AUG": ("false", "repeated augmentation is not available yet"),
-    "SOLVER.SMOOTHING": ("0.0", "label smoothing is not available yet"),
     "TRAIN.CHECKPOINT_TYPE": ("pytorch", "only PyTorch files are read"),
-    "TRAIN.CHECKPOINT_IN_INIT": ("false", "load image weights with videobench.load_weights(..., inflation='repeat')"),
-    "UNIFORMER.PRETRAIN_NAME": ("none", "name the file of image weights in TRAIN.CHECKPOINT_FILE_PATH"),
-    "MORPH.PRETRAIN_PATH": ("none", "name the file of image weights in TRAIN.CHECKPOINT_FILE_PATH"),
+    "TASK": ("", "networks are trained with labels here"),
+    "DETECTION.ENABLE": ("false", "whole clips are classified here, not the boxes in them"),
+    "DETECTION.ALIGNED": ("true", "whole clips are classified here, not the boxes in them"),
+    "MULTIGRID.LONG_CYCLE": ("false", "clips keep their shape over a training run"),
+    "MULTIGRID.SHORT_CYCLE": ("false", "clips keep their shape over a training run"),
+    "SOLVER.LARS_ON": ("false", "SOLVER.OPTIMIZING_METHOD names what there is"),
+    "MVIT.REV.ENABLE": ("false", "reversible networks are not built"),
+    "MVIT.LAYER_SCALE_INIT_VALUE": ("0.0", "MViT has no layer scale here"),
+    "MVIT.USE_FIXED_SINCOS_POS": ("false", "position tables are learned"),
+    "MODEL.DETACH_FINAL_FC": ("false", "SOLVER.FREEZE_LAYERS -1 trains the classifier alone"),
+    "DATA.TRAIN_JITTER_FPS": ("0.0", "training clips keep their frame rate"),
+    "DATA.TRAIN_JITTER_MOTION_SHIFT": ("false", "a training clip has one crop"),
+    "TEST.NUM_TEMPORAL_CLIPS": ("[]", "TEST.VIEW_SWEEP evaluates several numbers of clips in one pass"),
 }
 
 # Old key -> new key, and how the value is translated.
@@ -87,5 +103,27 @@ RENAMED: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "SOLVER.USE_MIXED_PRECISION": ("TRAIN.PRECISION", lambda on: "fp16" if on else "fp32"),
     "SOLVER.CLIP_GRADIENT": ("SOLVER.CLIP_GRAD_L2NORM", lambda norm: norm),
     "SOLVER.CLIP_GRAD": ("SOLVER.CLIP_GRAD_L2NORM", lambda norm: norm),
+    "DATA.IN_VAL_CROP_RATIO": ("DATA.VAL_CROP_RATIO", lambda ratio: ratio),
+    "MIXUP.MIXUP_ALPHA": ("MIXUP.ALPHA", lambda alpha: alpha),
     "TEST.TEST_BEST": ("TEST.CHECKPOINT", lambda best: "best" if best else "last"),
+    "TRAIN.CHECKPOINT_IN_INIT": ("TRAIN.CHECKPOINT_INFLATION", lambda on: "repeat" if on else "mean"),
+}
+
+# Published values of DATA.DECODING_BACKEND that name no library here, and the rule that they mean for Kinetics.
+READER_RULES: dict[str, str] = {"decord": "uniformer_decord", "torchvision": "slowfast_torchvision"}
+
+# Old switch -> the keys that it stands for when it is on; off, it changes nothing.
+STANDS_FOR: dict[str, dict[str, Any]] = {
+    # Motionformer fixed the policy in its code; magnitudes above 10 count as 10 (it wrote 15 for EPIC-Kitchens).
+    "DATA.USE_RAND_AUGMENT": {
+        "AUG.ENABLE": True,
+        "AUG.AA_TYPE": "rand-m20-mstd0.5-inc1",
+        "AUG.INTERPOLATION": "random",
+        "AUG.RE_PROB": 0.0,
+    },
+    # So did it with the ranges of its random resized crop (0.05 for Something-Something, which never used it).
+    "DATA.USE_RANDOM_RESIZE_CROPS": {
+        "DATA.TRAIN_JITTER_SCALES_RELATIVE": [0.08, 1.0],
+        "DATA.TRAIN_JITTER_ASPECT_RELATIVE": [0.75, 1.3333],
+    },
 }

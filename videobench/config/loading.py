@@ -7,15 +7,26 @@ import ast
 import copy
 import difflib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from fvcore.common.config import CfgNode
 
+from videobench.config.code_bases import as_published, code_base
 from videobench.config.defaults import _C
-from videobench.config.legacy import ALTERNATIVE_TYPES, IGNORED, NULLABLE, RENAMED, UNSUPPORTED
+from videobench.config.legacy import (
+    ALTERNATIVE_TYPES,
+    IGNORED,
+    IGNORED_SECTIONS,
+    NULLABLE,
+    READER_RULES,
+    RENAMED,
+    STANDS_FOR,
+    UNSUPPORTED,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -31,30 +42,82 @@ def default_config() -> CfgNode:
     return _C.clone()
 
 
-def load_config(paths: str | Path | Sequence[str | Path] = (), overrides: Sequence[Any] = ()) -> CfgNode:
+def load_config(
+    paths: str | Path | Sequence[str | Path] = (), overrides: Sequence[Any] = (), *, strict: bool = False
+) -> CfgNode:
     """Merge YAML files (in order) and ``KEY VALUE`` overrides into the defaults, check them and freeze the result.
+
+    A file of one of the published code bases means what it meant there (see :mod:`videobench.config.code_bases`).
 
     Args:
         paths: one YAML file or several; later files win. A file may name one ``_BASE_`` file or a list of them,
             relative to its own folder, which are merged before it.
         overrides: alternating keys and values, as on the command line: ``["NUM_GPUS", 0, "SOLVER.BASE_LR", "1e-4"]``.
+        strict: refuse what is otherwise only warned of, as keys that are ignored or have other names now.
 
     Raises:
         ConfigError: for a file that is missing or not YAML, an unknown key, or a value of the wrong type.
     """
     cfg = default_config()
+    notes: list[str] = []
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
-        for source, mapping in _layers(Path(path)):
-            _merge(cfg, mapping, source)
+        layers = [*_layers(Path(path), notes)]
+        settings = _flatten(layers)
+        if base := code_base(settings):
+            notes.append(f"{path}: a file of {base}; what it leaves open is set as {base} has it")
+            layers = [(str(path), as_published(settings, base))]
+        for source, mapping in layers:
+            _merge(cfg, mapping, source, notes)
     if len(overrides) % 2:
         raise ConfigError(
             f"{COMMAND_LINE}: overrides are pairs of KEY VALUE, but {len(overrides)} words were given: "
             + " ".join(map(str, overrides))
         )
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        _set(cfg, str(key), value, COMMAND_LINE)
+        _set(cfg, str(key), value, COMMAND_LINE, notes)
+    _replace_reader(cfg, notes)
+    if strict and notes:
+        raise ConfigError("refused, as strict loading was asked for:\n" + "\n".join(f"  - {note}" for note in notes))
+    for note in notes:
+        logger.warning("%s", note)
     cfg.freeze()
     return cfg
+
+
+def _replace_reader(cfg: CfgNode, notes: list[str]) -> None:
+    """Libraries that read videos elsewhere chose the frames of a clip, too: the rule stays, the library does not."""
+    data = cfg.DATA
+    rule = READER_RULES.get(data.DECODING_BACKEND)
+    if rule is None:
+        return
+    if data.SAMPLING_RULE == "auto" and cfg.TRAIN.DATASET.lower() in ("kinetics", "ucf101"):
+        data.SAMPLING_RULE = rule
+    notes.append(
+        f"DATA.DECODING_BACKEND {data.DECODING_BACKEND}: pyav reads the files, and DATA.SAMPLING_RULE "
+        f"{data.SAMPLING_RULE} says which frames a clip takes"
+    )
+    data.DECODING_BACKEND = "pyav"
+
+
+def file_settings(path: str | Path) -> dict[str, Any]:
+    """What a YAML file and its bases say: full names of keys and their values, as written.
+
+    Raises:
+        ConfigError: for a file that is missing or not YAML.
+    """
+    return _flatten(_layers(Path(path), []))
+
+
+def _flatten(layers: Iterable[tuple[str, Mapping]]) -> dict[str, Any]:
+    return {key: value for _, mapping in layers for key, value in _leaves(mapping)}
+
+
+def _leaves(mapping: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def known_keys(node: Mapping | None = None, prefix: str = "") -> Iterator[str]:
@@ -69,6 +132,10 @@ def known_keys(node: Mapping | None = None, prefix: str = "") -> Iterator[str]:
 class _UniqueKeyLoader(yaml.SafeLoader):
     """Safe YAML that remembers keys given twice in one mapping (PyYAML keeps the last one without a word)."""
 
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self.repeated: list[str] = []
+
 
 def _construct_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict:
     mapping: dict = {}
@@ -79,18 +146,22 @@ def _construct_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict
             raise ConfigError(f"{loader.name}, line {key_node.start_mark.line + 1}: {key!r} is no name of a key")
         value = loader.construct_object(value_node, deep=True)
         if key in mapping and mapping[key] != value:
-            raise ConfigError(
+            loader.repeated.append(
                 f"{loader.name}, line {key_node.start_mark.line + 1}: key {key} is given twice with different values "
-                f"({mapping[key]!r} and {value!r}); keep one"
+                f"({_short(mapping[key])} and {_short(value)})"
             )
         mapping[key] = value
     return mapping
 
 
+def _short(value: Any) -> str:
+    return textwrap.shorten(repr(value), 60, placeholder=" ...")
+
+
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
 
 
-def _layers(path: Path, children: tuple[Path, ...] = ()) -> Iterator[tuple[str, dict]]:
+def _layers(path: Path, notes: list[str], children: tuple[Path, ...] = ()) -> Iterator[tuple[str, dict]]:
     """The mappings that make up a YAML file: its bases first, then itself."""
     path = path.expanduser()
     if path.resolve() in children:
@@ -98,7 +169,8 @@ def _layers(path: Path, children: tuple[Path, ...] = ()) -> Iterator[tuple[str, 
         raise ConfigError(f"{path}: _BASE_ files include each other in a circle: {chain}")
     try:
         with path.open(encoding="utf-8") as stream:
-            mapping = yaml.load(stream, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+            loader = _UniqueKeyLoader(stream)
+            mapping = loader.get_single_data()
     except OSError as error:
         wanted_by = f" (named as _BASE_ in {children[-1]})" if children else ""
         raise ConfigError(f"{path}: cannot read this configuration file{wanted_by}: {error.strerror}") from error
@@ -108,24 +180,29 @@ def _layers(path: Path, children: tuple[Path, ...] = ()) -> Iterator[tuple[str, 
         mapping = {}
     if not isinstance(mapping, dict):
         raise ConfigError(f"{path}: expected keys and values, got {type(mapping).__name__}")
+    if loader.repeated:
+        # Two published files do it, and were trained with the last value.
+        if code_base(_flatten([("", mapping)])) is None:
+            raise ConfigError("; ".join(loader.repeated) + "; keep one")
+        notes += [f"{repeated}; the last one counts" for repeated in loader.repeated]
     bases = mapping.pop("_BASE_", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) and base for base in bases):
         raise ConfigError(f"{path}: _BASE_ names one YAML file or a list of them, got {bases!r}")
     for base in bases:
-        yield from _layers(path.parent / Path(base).expanduser(), (*children, path.resolve()))
+        yield from _layers(path.parent / Path(base).expanduser(), notes, (*children, path.resolve()))
     yield str(path), mapping
 
 
-def _merge(cfg: CfgNode, mapping: Mapping, source: str, prefix: str = "") -> None:
+def _merge(cfg: CfgNode, mapping: Mapping, source: str, notes: list[str], prefix: str = "") -> None:
     for name, value in mapping.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping) and value:
-            _merge(cfg, value, source, f"{key}.")
+            _merge(cfg, value, source, notes, f"{key}.")
         elif isinstance(_lookup(cfg, key), CfgNode) and (value is None or value == {}):
             continue  # an empty section changes nothing
         else:
-            _set(cfg, key, value, source)
+            _set(cfg, key, value, source, notes)
 
 
 def _lookup(cfg: CfgNode, key: str) -> Any:
@@ -141,19 +218,26 @@ def _lookup(cfg: CfgNode, key: str) -> Any:
 _MISSING = object()
 
 
-def _set(cfg: CfgNode, key: str, value: Any, source: str) -> None:
-    if key in IGNORED:
-        logger.warning("%s: %s is ignored: %s", source, key, IGNORED[key])
-        return
+def _set(cfg: CfgNode, key: str, value: Any, source: str, notes: list[str]) -> None:
     if key in UNSUPPORTED:
         neutral, reason = UNSUPPORTED[key]
         if str(value).lower() == neutral:
             return
         raise ConfigError(f"{source}: {key} {value!r} is not supported (only {neutral!r}): {reason}")
+    sections = (reason for section, reason in IGNORED_SECTIONS.items() if key.startswith(f"{section}."))
+    if reason := IGNORED.get(key) or next(sections, None):
+        notes.append(f"{source}: {key} is ignored: {reason}")
+        return
+    if key in STANDS_FOR:
+        if _coerce(value, False, key, source):
+            notes.append(f"{source}: {key} stands for {STANDS_FOR[key]}")
+            for new_key, meant in STANDS_FOR[key].items():
+                _set(cfg, new_key, meant, source, notes)
+        return
     if key in RENAMED:
         new_key, translate = RENAMED[key]
         value = translate(_literal(value))
-        logger.warning("%s: %s is now %s (set to %r)", source, key, new_key, value)
+        notes.append(f"{source}: {key} is now {new_key} (set to {value!r})")
         key = new_key
     default = _lookup(_C, key)
     if default is _MISSING or key == "":
@@ -193,7 +277,8 @@ def _literal(value: Any) -> Any:
 
 def _coerce(value: Any, default: Any, key: str, source: str) -> Any:
     """The value as the type of its default; numbers may be written as text, lists as text or tuples."""
-    if isinstance(default, str):
+    lists = list in ALTERNATIVE_TYPES.get(key, ())
+    if isinstance(default, str) and not (lists and (isinstance(value, list) or str(value).startswith("["))):
         if isinstance(value, str):
             return value
         # A text key given on the command line may look like a number (a folder called 2024).

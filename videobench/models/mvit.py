@@ -227,6 +227,8 @@ class MViT(VideoModel):
 
     def forward_features(self, clip: Tensor) -> Tensor:
         """Pooled features [N, num_features] of a clip [N, C, T, H, W], or of an image [N, C, H, W]."""
+        if len(self.input_shape) == 2 and clip.dim() == 5 and clip.shape[2] == 1:
+            clip = clip.squeeze(2)
         check_clip(clip, self.in_channels, dims=2 + len(self.input_shape))
         if tuple(clip.shape[2:]) != self.input_shape:
             wanted, got = ("x".join(map(str, shape)) for shape in (self.input_shape, clip.shape[2:]))

@@ -69,6 +69,7 @@ class LoadReport:
         mismatched: tensors that the file has in a shape nothing can be done with; they stay as they were.
         missing: tensors that the file does not have; they stay as they were.
         unexpected: tensors of the file that the network has no place for, and entries that are no tensors.
+        class_names: what the file says of its classes, in the order of the classifier (our own checkpoints do).
     """
 
     source: str
@@ -82,6 +83,7 @@ class LoadReport:
     mismatched: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    class_names: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -132,13 +134,16 @@ def load_weights(
         raise ValueError(f"inflation is {' or '.join(INFLATIONS)}, got {inflation!r}")
     is_file = isinstance(source, (str, Path))
     origin = str(source) if is_file else "the given weights"
-    state, layout, not_tensors = _find_state(read_checkpoint(source) if is_file else source, origin)
+    content = read_checkpoint(source) if is_file else source
+    state, layout, not_tensors = _find_state(content, origin)
     try:
         adapted = model.adapt_weights(state)
     except ValueError as error:
         raise WeightsError(f"{origin}: {error}") from error
 
     report = LoadReport(origin, layout)
+    if layout != "bare" and isinstance(names := content.get("class_names"), list):
+        report.class_names = [str(name) for name in names]
     target = model.state_dict()
     file_names = {id(tensor): name for name, tensor in state.items()}
     used: set[str] = set()

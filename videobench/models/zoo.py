@@ -1,15 +1,17 @@
-"""The published networks by their ids, from the facts in ``zoo.yaml``."""
+"""The published networks by their ids, from the facts in ``zoo.yaml`` and the files in ``networks/``."""
 
 import difflib
 import fnmatch
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from videobench.config import CfgNode, load_config
+from videobench.config.loading import file_settings
 from videobench.models.layers import VideoModel
 from videobench.models.registry import build_model
 
@@ -27,6 +29,8 @@ class ZooRow:
         settings: configuration keys that make the network, its clips and the published views.
         published: what its authors report: accuracies ``top1``, ``top5`` (or ``action_top1``, ``noun_top1``) in
             percent, ``gflops`` per view (1e9 multiply-adds) and ``params`` in millions, as far as they are printed.
+        config: its recipe, a file in the repository's ``configs/``.
+        source: the repository it was published in.
     """
 
     name: str
@@ -34,6 +38,8 @@ class ZooRow:
     data: str
     settings: dict[str, Any]
     published: dict[str, float]
+    config: str
+    source: str
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -78,7 +84,7 @@ def zoo_row(name: str) -> ZooRow:
         hint = f"Did you mean {' or '.join(near)}?" if near else "No id is similar."
         raise ValueError(f"no published network is called {name!r}. {hint} videobench.list_models() has all ids.")
     row = zoo["rows"][name]
-    network, data = zoo["networks"][row["network"]], zoo["data"][row["data"]]
+    data, family = zoo["data"][row["data"]], zoo["families"][row["network"].split("_")[0]]
     frames, stride, size = row["clip"]
     clips, crops = row["views"]
     settings = {
@@ -89,12 +95,19 @@ def zoo_row(name: str) -> ZooRow:
         "TEST.NUM_ENSEMBLE_VIEWS": clips,
         "TEST.NUM_SPATIAL_CROPS": crops,
     }
-    for source in (data, network, row):
+    for source in (data, _network(row["network"]), row):
         settings |= {key: value for key, value in source.items() if "." in key}
     published = {key: row[key] for key in _PUBLISHED if key in row}
-    if "gflops" in published and network["family"] in zoo["gflops_of_all_views"]:
+    if "gflops" in published and family in zoo["gflops_of_all_views"]:
         published["gflops"] /= clips * crops
-    return ZooRow(name, network["family"], row["data"], settings, published)
+    source = data.get("source", zoo["sources"][family])
+    return ZooRow(name, family, row["data"], settings, published, f"{row['config']}.yaml", source)
+
+
+@cache
+def _network(name: str) -> dict[str, Any]:
+    # Installed packages are folders, so that a file of theirs has a path and can name others.
+    return file_settings(Path(__file__).parent / "networks" / f"{name}.yaml")
 
 
 @cache

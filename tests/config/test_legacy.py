@@ -1,0 +1,184 @@
+"""YAML files of the published code bases: every key is known, and a file means what it meant there."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import golden
+import pytest
+import yaml
+
+from videobench.config import ConfigError, default_config, load_config
+from videobench.config.code_bases import DEFAULTS, code_base
+from videobench.config.legacy import IGNORED, IGNORED_SECTIONS, RENAMED, STANDS_FOR, UNSUPPORTED
+from videobench.config.loading import file_settings, known_keys
+
+ROOT = Path(__file__).resolve().parents[2]
+
+UNIFORMER = """
+TRAIN: {DATASET: kinetics, BATCH_SIZE: 32}
+DATA: {DECODING_BACKEND: decord, NUM_FRAMES: 16, SAMPLING_RATE: 4, USE_OFFSET_SAMPLING: True}
+UNIFORMER: {EMBED_DIM: [64, 128, 320, 512], PRETRAIN_NAME: uniformer_small_in1k}
+SOLVER: {BASE_LR: 1e-4, COSINE_END_LR: 1e-6}
+MODEL: {ARCH: uniformer, MODEL_NAME: Uniformer, NUM_CLASSES: 400}
+TEST: {NUM_SPATIAL_CROPS: 1}
+"""
+
+
+def test_every_key_of_published_files_is_known():
+    table = golden.table("config_keys")
+    handled = {*known_keys(), *IGNORED, *UNSUPPORTED, *RENAMED, *STANDS_FOR}
+    keys = {*table["keys"], *table["other_keys_in_effect"]} - handled
+    assert not sorted(key for key in keys if key.split(".")[0] not in IGNORED_SECTIONS)
+
+
+def test_legacy_tables_do_not_overlap_and_lead_somewhere():
+    known = set(known_keys())
+    tables = [known, set(IGNORED), set(UNSUPPORTED), set(RENAMED), set(STANDS_FOR)]
+    assert sum(map(len, tables)) == len(set().union(*tables))
+    assert {new for new, _ in RENAMED.values()} | {new for keys in STANDS_FOR.values() for new in keys} <= known
+    assert not [key for table in tables for key in table if key.startswith(tuple(f"{s}." for s in IGNORED_SECTIONS))
+                and key not in UNSUPPORTED]  # fmt: skip
+    assert {key for settings in DEFAULTS.values() for key in settings} <= known
+
+
+def test_every_key_of_published_files_takes_its_published_values():
+    """A file with all keys of a code base at their defaults loads; those defaults were valid there."""
+    table = golden.table("config_keys")
+    for base in ("UniFormer", "MorphMLP", "Motionformer", "SlowFast", "mvit"):
+        for key, facts in {**table["keys"], **table["other_keys_in_effect"]}.items():
+            wanted = facts["defaults"].get(base)
+            if wanted is not None and not (isinstance(wanted, str) and wanted.startswith("(")):
+                load_config([], [key, wanted])
+
+
+def test_dead_keys_are_ignored_with_a_line_each(caplog):
+    with caplog.at_level("WARNING", logger="videobench"):
+        load_config([], ["AUG.RE_SPLIT", False, "MODEL.ARCH", "uniformer", "RESNET.DEPTH", 50])
+    assert [r.getMessage().split(" is ignored")[0].split(": ")[1] for r in caplog.records] == [
+        "AUG.RE_SPLIT",
+        "MODEL.ARCH",
+        "RESNET.DEPTH",
+    ]
+
+
+def test_renamed_and_unsupported_keys(caplog):
+    with caplog.at_level("WARNING", logger="videobench"):
+        cfg = load_config([], ["TRAIN.MIXED_PRECISION", True, "SOLVER.CLIP_GRADIENT", 20, "TEST.TEST_BEST", "True"])
+    assert (cfg.TRAIN.PRECISION, cfg.SOLVER.CLIP_GRAD_L2NORM, cfg.TEST.CHECKPOINT) == ("fp16", 20.0, "best")
+    assert "TRAIN.MIXED_PRECISION is now TRAIN.PRECISION" in caplog.text
+    load_config([], ["DATA.USE_REPEATED_AUG", False, "VIT.APPROX_ATTN_TYPE", "none"])
+    with pytest.raises(ConfigError, match=r"DATA\.USE_REPEATED_AUG True is not supported"):
+        load_config([], ["DATA.USE_REPEATED_AUG", True])
+
+
+def test_a_switch_that_stands_for_several_keys():
+    cfg = load_config([], ["DATA.USE_RAND_AUGMENT", "True", "DATA.USE_RANDOM_RESIZE_CROPS", True])
+    assert (cfg.AUG.ENABLE, cfg.AUG.AA_TYPE, cfg.AUG.INTERPOLATION) == (True, "rand-m20-mstd0.5-inc1", "random")
+    assert cfg.AUG.RE_PROB == 0
+    assert cfg.DATA.TRAIN_JITTER_SCALES_RELATIVE == [0.08, 1.0]
+    assert load_config([], ["DATA.USE_RAND_AUGMENT", False]).AUG == default_config().AUG
+    with pytest.raises(ConfigError, match=r"DATA\.USE_RAND_AUGMENT wants bool"):
+        load_config([], ["DATA.USE_RAND_AUGMENT", "rand-m9"])
+
+
+def test_strict_loading_refuses_what_is_warned_of(tmp_path):
+    path = tmp_path / "old.yaml"
+    path.write_text(UNIFORMER)
+    load_config(path)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, ["SOLVER.CLIP_GRADIENT", 5], strict=True)
+    for part in ("a file of UniFormer", "MODEL.ARCH is ignored", "PRETRAIN_NAME", "is now SOLVER.CLIP_GRAD_L2NORM"):
+        assert part in str(caught.value)
+
+
+def test_a_file_means_what_it_meant(tmp_path):
+    path = tmp_path / "old.yaml"
+    path.write_text(UNIFORMER)
+    cfg = load_config(path)
+    assert (cfg.DATA.SAMPLING_RULE, cfg.TEST.SCORES, cfg.TRAIN.PRECISION) == ("uniformer_decord", "logits", "fp16")
+    assert (cfg.SOLVER.CLIP_GRAD_L2NORM, cfg.SOLVER.BASE_LR, cfg.DATA.TEST_CROP_SIZE) == (20.0, 1e-4, 256)
+    assert cfg.DATA.ANTIALIAS is False
+    # What a command line says counts as ours, and wins.
+    assert load_config(path, ["TEST.SCORES", "softmax"]).TEST.SCORES == "softmax"
+
+
+@pytest.mark.parametrize(
+    ("text", "base", "rule", "reverse", "single"),
+    [
+        ("{MODEL: {ARCH: uniformer}, TRAIN: {DATASET: sth}}", "UniFormer", "segments_sth", True, "left"),
+        ("{MODEL: {ARCH: uniformer}, DATA: {DECODING_BACKEND: pyav}}", "UniFormer", "uniformer_pyav", False, "centre"),
+        ("{MODEL: {ARCH: morph}, TRAIN: {DATASET: kinetics}}", "MorphMLP", "morphmlp_torchvision", False, "centre"),
+        (
+            "{MODEL: {ARCH: slow, MODEL_NAME: VisionTransformer}, TRAIN: {DATASET: Epickitchens}, NUM_SHARDS: 4}",
+            *("Motionformer", "epic", True, "centre"),
+        ),
+        (
+            "{MODEL: {ARCH: slow, MODEL_NAME: VisionTransformer}, TRAIN: {DATASET: Ssv2}, "
+            "DATA: {REVERSE_INPUT_CHANNEL: True}}",
+            *("Motionformer", "segments_ssv2", False, "left"),
+        ),
+        ("{MODEL: {ARCH: mvit, MODEL_NAME: MViT}}", "SlowFast", "slowfast_torchvision", False, "centre"),
+        ("{MVIT: {DIM_MUL: [[1, 2.0]], DEPTH: 10}}", "mvit", "auto", False, "centre"),
+    ],
+)
+def test_code_bases(tmp_path, text, base, rule, reverse, single):
+    path = tmp_path / "old.yaml"
+    path.write_text(text)
+    assert code_base(file_settings(path)) == base
+    cfg = load_config(path)
+    assert rule == cfg.DATA.SAMPLING_RULE
+    assert (reverse, single, 1) == (cfg.DATA.REVERSE_INPUT_CHANNEL, cfg.TEST.SINGLE_CROP, cfg.NUM_SHARDS)
+
+
+def test_our_own_files_are_not_taken_for_old_ones(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(load_config([], ["MODEL.MODEL_NAME", "MViT", "MVIT.DIM_MUL", [[1, 2.0]]]).dump())
+    assert code_base(file_settings(path)) is None
+    load_config(path, strict=True)
+
+
+def test_a_key_given_twice_in_a_published_file_counts_the_last_time(tmp_path, caplog):
+    path = tmp_path / "twice.yaml"
+    path.write_text("MODEL: {ARCH: mvit, MODEL_NAME: MViT}\nMVIT:\n  MODE: avg\n  MODE: conv\n")
+    with caplog.at_level("WARNING", logger="videobench"):
+        assert load_config(path).MVIT.MODE == "conv"
+    assert (
+        "line 4: key MODE is given twice with different values ('avg' and 'conv'); the last one counts" in caplog.text
+    )
+
+
+def test_unknown_keys_of_old_files_stay_errors(tmp_path):
+    path = tmp_path / "old.yaml"
+    path.write_text(yaml.safe_dump({"MODEL": {"ARCH": "mvit"}, "DATA": {"NUM_FRAME": 16}}))
+    with pytest.raises(ConfigError, match=r"unknown key DATA\.NUM_FRAME\. Did you mean DATA\.NUM_FRAMES"):
+        load_config(path)
+
+
+def convert(monkeypatch, *words) -> int:
+    spec = importlib.util.spec_from_file_location("convert_config", ROOT / "tools/convert_config.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    monkeypatch.setattr(sys, "argv", ["convert_config.py", *map(str, words)])
+    return tool.main()
+
+
+def test_the_converted_file_loads_to_the_same_without_a_warning(tmp_path, monkeypatch, capsys):
+    old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
+    old.write_text(UNIFORMER)
+    assert convert(monkeypatch, old, "-o", new) == 0
+    assert load_config(new, strict=True) == load_config(old)
+    assert len(new.read_text().splitlines()) < 40
+    assert convert(monkeypatch, old) == 0
+    assert capsys.readouterr().out == new.read_text()
+    assert convert(monkeypatch, tmp_path / "gone.yaml") == 2
+    assert "gone.yaml: cannot read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("entry", ["uniformer_s16_sthv1_prek400", "motionformer_ssv2_motionformer_224_16x4"])
+def test_published_recipes_convert(tmp_path, monkeypatch, entry):
+    old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
+    recipe = next(row["recipe"] for row in golden.table("zoo")["entries"] if row["id"] == entry)
+    old.write_text(yaml.safe_dump(golden.nested(recipe)))
+    assert convert(monkeypatch, old, "-o", new) == 0
+    assert load_config(new, strict=True) == load_config(old)

@@ -1,0 +1,108 @@
+"""What the published code bases do where a YAML file of theirs says nothing, or means another thing than it does here.
+
+A file is recognised by the keys that only such files have. Its gaps are then filled as its code base fills them, so
+that it gives the recipe that it gave there.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+# Where a SlowFast-like code base has another default than ours.
+_SLOWFAST = {"DATA.TEST_CROP_SIZE": 256, "DATA.USE_OFFSET_SAMPLING": False, "SOLVER.OPTIMIZING_METHOD": "sgd"}
+# UniFormer and MorphMLP always train in fp16, always clip, and sum what the network returns.
+_UNIFORMER = _SLOWFAST | {"TRAIN.PRECISION": "fp16", "SOLVER.CLIP_GRAD_L2NORM": 20.0, "TEST.SCORES": "logits"}
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "UniFormer": _UNIFORMER,
+    "MorphMLP": _UNIFORMER,
+    "Motionformer": _SLOWFAST,
+    "SlowFast": _SLOWFAST,
+    "mvit": {
+        "NUM_GPUS": 8,
+        "RNG_SEED": 0,
+        "MODEL.MODEL_NAME": "MViT",
+        "MODEL.NUM_CLASSES": 1000,
+        "MODEL.DROPOUT_RATE": 0.0,
+        "MODEL.LOSS_FUNC": "soft_cross_entropy",
+        "MVIT.CLS_EMBED_ON": False,
+        "MVIT.DIM_MUL_IN_ATT": True,
+        "MVIT.PATCH_KERNEL": [7, 7],
+        "MVIT.PATCH_STRIDE": [4, 4],
+        "MVIT.PATCH_PADDING": [3, 3],
+        "MVIT.POOL_KVQ_KERNEL": [3, 3],
+        "MVIT.REL_POS_SPATIAL": True,
+        "MVIT.RESIDUAL_POOLING": True,
+        "MVIT.USE_ABS_POS": False,
+        "MVIT.ZERO_DECAY_POS_CLS": False,
+        "DATA.NUM_FRAMES": 1,
+        "DATA.SAMPLING_RATE": 1,
+        "DATA.MEAN": [0.485, 0.456, 0.406],
+        "DATA.STD": [0.229, 0.224, 0.225],
+        "AUG.ENABLE": True,
+        "AUG.AA_TYPE": "rand-m9-n6-mstd0.5-inc1",
+        "MIXUP.ENABLE": True,
+        "TRAIN.DATASET": "imagenet",
+        "TRAIN.BATCH_SIZE": 256,
+        "TEST.ENABLE": False,
+        "TEST.DATASET": "imagenet",
+        "TEST.BATCH_SIZE": 64,
+        "TEST.NUM_ENSEMBLE_VIEWS": 1,
+        "TEST.NUM_SPATIAL_CROPS": 1,
+        "SOLVER.BASE_LR": 0.00025,
+        "SOLVER.OPTIMIZING_METHOD": "sgd",
+        "SOLVER.COSINE_AFTER_WARMUP": True,
+        "SOLVER.COSINE_END_LR": 1e-6,
+        "SOLVER.WARMUP_EPOCHS": 70.0,
+        "SOLVER.WARMUP_START_LR": 1e-8,
+        "SOLVER.WEIGHT_DECAY": 0.05,
+        "SOLVER.ZERO_WD_1D_PARAM": True,
+    },
+}
+
+# Which frames of a Kinetics video a code base takes: by its reader, or whatever its reader ("").
+_KINETICS_RULES = {
+    "UniFormer": {"decord": "uniformer_decord", "torchvision": "slowfast_torchvision", "": "uniformer_pyav"},
+    "MorphMLP": {"decord": "uniformer_decord", "": "morphmlp_torchvision"},
+    "Motionformer": {"": "motionformer_pyav"},
+    "SlowFast": {"": "slowfast_torchvision"},
+}
+_AREA_FILTER = ("slowfast_torchvision", "morphmlp_torchvision")
+_SEGMENT_RULES = {"sth": "segments_sth", "hmdb": "native", "ssv2": "segments_ssv2", "epickitchens": "epic"}
+
+
+def code_base(settings: Mapping[str, Any]) -> str | None:
+    """The code base that a YAML file, given by the full names of its keys, was written for; None for our own files."""
+    arch, name = settings.get("MODEL.ARCH"), settings.get("MODEL.MODEL_NAME")
+    if arch is not None:
+        families = {"uniformer": "UniFormer", "morph": "MorphMLP"}
+        return "Motionformer" if name == "VisionTransformer" else families.get(arch, "SlowFast")
+    # mvit, for images alone, has no ARCH, and its files leave the name of the network to its defaults.
+    return "mvit" if name is None and any(key.startswith("MVIT.DIM_MUL") for key in settings) else None
+
+
+def as_published(settings: Mapping[str, Any], base: str) -> dict[str, Any]:
+    """The settings of a file of a code base, with what that code base does beyond them.
+
+    Some things depend on the data set: which frames a clip takes, the channel order (frames of folders were read as
+    BGR, and REVERSE_INPUT_CHANNEL made RGB of them; here frames are RGB, and it makes BGR), where a single crop lies,
+    and how frames are made smaller (one reader used an area filter, the others bilinear interpolation).
+    """
+    filled = {**DEFAULTS[base], **settings}
+    dataset = str(filled.get("TRAIN.DATASET", filled.get("TEST.DATASET", "kinetics"))).lower()
+    if dataset == "kinetics":
+        rules = _KINETICS_RULES[base]
+        filled.setdefault("DATA.SAMPLING_RULE", rules.get(filled.get("DATA.DECODING_BACKEND", ""), rules[""]))
+        filled.setdefault("DATA.ANTIALIAS", filled["DATA.SAMPLING_RULE"] in _AREA_FILTER)
+    elif dataset in _SEGMENT_RULES:
+        filled.setdefault("DATA.ANTIALIAS", False)
+        filled.setdefault("DATA.SAMPLING_RULE", _SEGMENT_RULES[dataset])
+        filled["DATA.REVERSE_INPUT_CHANNEL"] = filled.get("DATA.REVERSE_INPUT_CHANNEL") is not True
+        if dataset != "epickitchens":
+            filled.setdefault("TEST.SINGLE_CROP", "left")
+    elif dataset == "imagenet":
+        for key, value in (("NUM_ENSEMBLE_VIEWS", 1), ("NUM_SPATIAL_CROPS", 1)):
+            filled.setdefault(f"TEST.{key}", value)
+    if base == "Motionformer":
+        # Its launcher overwrote the number with that of the command line.
+        filled.pop("NUM_SHARDS", None)
+    return filled
