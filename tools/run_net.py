@@ -9,7 +9,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description="Train and test a video-recognition network.",
         epilog="KEY VALUE pairs override the configuration, with or without --opts in front of them, for example: "
         "NUM_GPUS 0 SOLVER.BASE_LR 1e-4. Exit status: 0 done; 1 the run broke off; 2 the configuration or the input is "
-        "wrong; 3 the test met more unreadable videos than TEST.ALLOW_FAILED.",
+        "wrong; 3 the test met more unreadable videos than TEST.ALLOW_FAILED; 75 training was stopped by SIGTERM or "
+        "SIGUSR1 and saved: the same command goes on.",
     )
     parser.add_argument(
         "--cfg", nargs="+", action="append", default=[], metavar="FILE", help="YAML files; later ones win"
@@ -18,23 +19,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num_shards", type=int, help="number of machines (NUM_SHARDS)")
     parser.add_argument(
         "--init_method",
-        default="tcp://localhost:9999",
-        help="where the processes of all machines meet (default: %(default)s)",
+        default="",
+        help="where the processes of several machines meet: tcp://HOST:PORT (torchrun and srun say it themselves)",
     )
+    parser.add_argument("--strict", action="store_true", help="refuse old keys instead of warning of them")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="overrides")
     args, rest = parser.parse_known_args(argv)
     if unknown := [word for word in rest if word.startswith("--")]:
         parser.error(f"unknown option {unknown[0]}")
-    if options := [word for word in args.opts if word in ("--cfg", "--shard_id", "--num_shards", "--init_method")]:
+    if options := [
+        word for word in args.opts if word in ("--cfg", "--shard_id", "--num_shards", "--init_method", "--strict")
+    ]:
         parser.error(f"{options[0]} stands behind --opts, which takes KEY VALUE pairs to the end; put it before --opts")
-    # `--cfg A.yaml KEY VALUE` reads everything as files: the first word that is no YAML file begins the overrides.
-    files, overrides = [], []
-    for words in args.cfg:
-        is_file = [index == 0 or word.endswith((".yaml", ".yml")) for index, word in enumerate(words)]
-        count = is_file.index(False) if False in is_file else len(is_file)
-        files += words[:count]
-        overrides += words[count:]
-    args.cfg = files
+    args.cfg, overrides = split_files(args.cfg)
     args.overrides = overrides + rest + args.opts
     if args.shard_id is not None:
         args.overrides += ["SHARD_ID", args.shard_id]
@@ -43,12 +40,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def split_files(cfg: list[list[str]]) -> tuple[list[str], list[str]]:
+    """Files and overrides: in ``--cfg A.yaml KEY VALUE`` the first word that is no YAML file begins the overrides."""
+    files, overrides = [], []
+    for words in cfg:
+        is_file = [index == 0 or word.endswith((".yaml", ".yml")) for index, word in enumerate(words)]
+        count = is_file.index(False) if False in is_file else len(is_file)
+        files += words[:count]
+        overrides += words[count:]
+    return files, overrides
+
+
 def main() -> int:
     args = parse_args()
 
     from videobench.engine.run import run
 
-    return run(args.cfg, args.overrides, args.init_method)
+    return run(args.cfg, args.overrides, args.init_method, strict=args.strict)
 
 
 if __name__ == "__main__":

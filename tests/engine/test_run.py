@@ -299,8 +299,11 @@ def test_scores_that_are_no_numbers_are_no_result(tiny, finished, tmp_path, caps
 
 
 def test_a_loss_that_is_no_number_stops_the_training(tiny, tmp_path, capsys):
-    assert go(tiny, tmp_path, "SOLVER.BASE_LR", 1e30, "SOLVER.OPTIMIZING_METHOD", "sgd") == BROKE_OFF
-    assert "the loss is not a finite number in epoch 1" in capsys.readouterr().err
+    more = ["SOLVER.BASE_LR", 1e30, "SOLVER.OPTIMIZING_METHOD", "sgd", "TRAIN.MAX_NONFINITE_STEPS", 3]
+    assert go(tiny, tmp_path, *more) == BROKE_OFF
+    error = capsys.readouterr().err
+    assert "3 steps in a row had no finite loss or gradient (TRAIN.MAX_NONFINITE_STEPS)" in error
+    assert "Try a lower SOLVER.BASE_LR" in error
 
 
 def test_an_earlier_run_is_not_overwritten(tiny, finished, tmp_path, capsys):

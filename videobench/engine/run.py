@@ -10,36 +10,51 @@ import torch
 
 from videobench.config import CfgNode, ConfigError, load_config
 from videobench.config.checks import check_config
-from videobench.datasets.annotations import read_class_names, split_list
+from videobench.datasets.annotations import split_list
 from videobench.datasets.loader import DataError
+from videobench.datasets.workers import WorkerError
 from videobench.distributed.group import barrier, is_main
 from videobench.distributed.launch import launch
-from videobench.engine.checkpoint import checkpoint_dir
-from videobench.engine.tester import test, weights_to_test
-from videobench.engine.trainer import train
+from videobench.distributed.place import find_place, settle
+from videobench.engine.checkpoint import CheckpointError, checkpoint_dir
+from videobench.engine.class_names import class_names
+from videobench.engine.report import write_report
+from videobench.engine.tester import TestStopped, test, weights_to_test
+from videobench.engine.trainer import OutOfMemory, train
 from videobench.models import WeightsError, build_model
 from videobench.reporting.log import setup_logging
-from videobench.reporting.run_report import result_table, write_report
+from videobench.reporting.run_report import result_table
 
 #: Exit statuses: done; the run broke off; the configuration or the input is wrong; the test met more unreadable videos
-#: than allowed; interrupted from the keyboard.
-DONE, BROKE_OFF, WRONG_INPUT, FAILED_VIDEOS, INTERRUPTED = 0, 1, 2, 3, 130
+#: than allowed; training was stopped by SIGTERM or SIGUSR1 and saved, so that the same command goes on (sysexits.h has
+#: this number for "try again later"); interrupted from the keyboard.
+DONE, BROKE_OFF, WRONG_INPUT, FAILED_VIDEOS, STOPPED, INTERRUPTED = 0, 1, 2, 3, 75, 130
 #: What is said in one message without a traceback, because the reader of the message can mend it.
-_STATUS = {ConfigError: WRONG_INPUT, DataError: WRONG_INPUT, WeightsError: WRONG_INPUT, FloatingPointError: BROKE_OFF}
+_STATUS = {
+    **dict.fromkeys((ConfigError, DataError, WeightsError), WRONG_INPUT),
+    **dict.fromkeys((FloatingPointError, OutOfMemory, CheckpointError, WorkerError), BROKE_OFF),
+    TestStopped: STOPPED,
+}
 
 
-def run(config_files: Sequence[str], overrides: Sequence[Any], init_method: str) -> int:
+def run(config_files: Sequence[str], overrides: Sequence[Any], init_method: str, *, strict: bool = False) -> int:
     """Train and test as the configuration says; what is wrong with its input is said in one message on stderr.
+
+    Args:
+        config_files, overrides, strict: see :func:`videobench.load_config`.
+        init_method: where the processes of several machines meet.
 
     Returns:
         The exit status: 0 done, 1 broken off, 2 wrong configuration or input, 3 more unreadable test videos than
-        TEST.ALLOW_FAILED, 130 interrupted.
+        TEST.ALLOW_FAILED, 75 stopped by a signal and saved, 130 interrupted.
     """
     setup_logging(None)
     try:
-        cfg = load_config(config_files, overrides)
+        cfg = load_config(config_files, overrides, strict=strict)
+        place = find_place(cfg, init_method)
+        settle(cfg, place)
         prepare(cfg)
-        return launch(cfg, _work, init_method, expected=tuple(_STATUS))
+        return launch(cfg, place, _work, _STATUS)
     except tuple(_STATUS) as error:
         print(f"error: {error}", file=sys.stderr)
         return next(status for kind, status in _STATUS.items() if isinstance(error, kind))
@@ -49,7 +64,7 @@ def run(config_files: Sequence[str], overrides: Sequence[Any], init_method: str)
 
 
 def prepare(cfg: CfgNode) -> None:
-    """Check everything that can be checked before work starts, and write OUTPUT_DIR/config.yaml.
+    """Check everything that can be checked before work starts.
 
     Raises:
         ConfigError: for a configuration that cannot run, list files that cannot be used, class names that do not fit
@@ -57,11 +72,7 @@ def prepare(cfg: CfgNode) -> None:
         WeightsError: when only damaged checkpoints could be tested.
     """
     check_config(cfg)
-    if cfg.DATA.CLASS_NAMES and (count := len(read_class_names(cfg.DATA.CLASS_NAMES))) != cfg.MODEL.NUM_CLASSES:
-        raise ConfigError(
-            f"{cfg.DATA.CLASS_NAMES} (DATA.CLASS_NAMES) has {count} classes, but MODEL.NUM_CLASSES is "
-            f"{cfg.MODEL.NUM_CLASSES}"
-        )
+    class_names(cfg)
     for split in ["train", "val"] * cfg.TRAIN.ENABLE + ["test"] * cfg.TEST.ENABLE:
         split_list(cfg, split)
     output = Path(cfg.OUTPUT_DIR)
@@ -79,7 +90,6 @@ def prepare(cfg: CfgNode) -> None:
             "OUTPUT_DIR, or move them away"
         )
     _try_network(cfg)
-    (output / "config.yaml").write_text(cfg.dump())
 
 
 def _try_network(cfg: CfgNode) -> None:
@@ -100,9 +110,12 @@ def _try_network(cfg: CfgNode) -> None:
 
 def _work(cfg: CfgNode, device: torch.device) -> int:
     setup_logging(cfg.OUTPUT_DIR, main=is_main())
+    if is_main():
+        (Path(cfg.OUTPUT_DIR) / "config.yaml").write_text(cfg.dump())
     results = None
     if cfg.TRAIN.ENABLE:
-        train(cfg, device)
+        if not train(cfg, device):
+            return STOPPED
         barrier()  # the last checkpoint is written by the first rank
     if cfg.TEST.ENABLE:
         results = test(cfg, device)

@@ -9,6 +9,8 @@ from typing import Any
 
 import simplejson
 
+from videobench.reporting.progress import ROUTINE
+
 _FORMAT = "[%(asctime)s][%(levelname)s] %(filename)s: %(lineno)3d: %(message)s"
 
 logger = logging.getLogger(__name__)
@@ -39,10 +41,16 @@ def format_json_stats(stats: Mapping[str, Any]) -> str:
     return "json_stats: " + simplejson.dumps(rounded, sort_keys=True, use_decimal=True)
 
 
-def log_json_stats(stats: Mapping[str, Any], output_dir: str | Path | None = None) -> None:
-    """Log one ``json_stats:`` line; ``output_dir`` (for whole epochs) also appends it to json_stats.log."""
+def log_json_stats(stats: Mapping[str, Any], output_dir: str | Path | None = None, *, routine: bool = False) -> None:
+    """Log one ``json_stats:`` line.
+
+    Args:
+        stats: its content.
+        output_dir: also append it to json_stats.log there (whole epochs).
+        routine: a live line on a terminal says the same; see :mod:`videobench.reporting.progress`.
+    """
     line = format_json_stats(stats)
-    logger.info(line)
+    logger.info(line, extra=ROUTINE if routine else None)
     if output_dir is not None:
         with (Path(output_dir) / "json_stats.log").open("a") as stream:
             stream.write(line + "\n")

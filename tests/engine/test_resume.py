@@ -1,0 +1,178 @@
+"""A run that is killed or stopped at any instant goes on bit for bit: real processes, real signals."""
+
+import math
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from videobench.engine.checkpoint import checkpoints, epoch_path, step_path
+from videobench.engine.run import DONE, STOPPED, run
+from videobench.models.weights import read_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = str(ROOT / "configs/demo/uniformer_tiny.yaml")
+
+# Everything random at once: three epochs of four steps in pieces of three clips, with workers and a checkpoint a step.
+EVERYTHING = [
+    *("SOLVER.MAX_EPOCH", 3, "TRAIN.CHECKPOINT_STEPS", 1, "TRAIN.MICRO_BATCH", 3, "DATA_LOADER.NUM_WORKERS", 2),
+    *("UNIFORMER.DROP_DEPTH_RATE", 0.5, "TRAIN.EMA", True, "TRAIN.EMA_DECAY", 0.9, "TEST.ENABLE", False),
+    *("AUG.ENABLE", True, "AUG.AA_TYPE", "rand-m5-n2-mstd0.5-inc1", "AUG.RE_PROB", 0.5, "TENSORBOARD.ENABLE", False),
+    *("MIXUP.ENABLE", True, "MODEL.LOSS_FUNC", "soft_cross_entropy", "TRAIN.EVAL_PERIOD", 3),
+]
+STEP = re.compile(r'"_type": "train_iter"')
+
+
+# Processes of their own, forked from one that has the slow imports behind it and has done nothing else.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["videobench.engine.run", "videobench.engine.trainer", "torch._dynamo", "timm.utils"])
+
+
+def work(words: list) -> None:
+    sys.exit(run([RECIPE], words, ""))
+
+
+def start(tiny, output, *more):
+    """A process that trains."""
+    process = CONTEXT.Process(target=work, args=([*tiny, *EVERYTHING, *more, "OUTPUT_DIR", str(output)],))
+    process.start()
+    return process
+
+
+def finish(tiny, output, *more) -> int:
+    """Train to the end; the exit status."""
+    process = start(tiny, output, *more)
+    process.join(300)
+    return process.exitcode
+
+
+def steps_logged(output: Path) -> int:
+    log = output / "stdout.log"
+    return len(STEP.findall(log.read_text())) if log.exists() else 0
+
+
+def send_after(process, output: Path, steps: int, number: signal.Signals) -> int:
+    """Send a signal once the process has logged so many more steps; its exit status."""
+    wanted = steps_logged(output) + steps
+    until = time.monotonic() + 200
+    while steps_logged(output) < wanted and process.is_alive() and time.monotonic() < until:
+        time.sleep(0.002)
+    os.kill(process.pid, number)
+    process.join(200)
+    return process.exitcode
+
+
+def same(first, second, path="") -> None:
+    """Equal to the last bit, whatever is nested how."""
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), path
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), path
+        for key in first:
+            same(first[key], second[key], f"{path}/{key}")
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second), path
+        for index, pair in enumerate(zip(first, second, strict=True)):
+            same(*pair, f"{path}/{index}")
+    elif isinstance(first, float) and not math.isclose(first, second, rel_tol=1e-12):
+        raise AssertionError(f"{path}: {first} and {second}")
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    first, second = (read_checkpoint(epoch_path(folder, 3)) for folder in (one, two))
+    for part in ("model_state", "optimizer_state", "ema_state", "best_top1"):
+        same(first[part], second[part], part)
+    for content in (first, second):
+        for record in content["history"]:
+            record.pop("seconds")
+    same(first["history"], second["history"], "history")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny, tmp_path_factory):
+    output = tmp_path_factory.mktemp("uninterrupted")
+    assert finish(tiny, output) == DONE
+    return output
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_weights(tiny, uninterrupted, tmp_path):
+    """SIGKILL at three random points, each time after at least one more step."""
+    rng = np.random.default_rng()
+    for _ in range(3):
+        assert send_after(start(tiny, tmp_path), tmp_path, int(rng.integers(1, 4)), signal.SIGKILL) == -signal.SIGKILL
+    # As if the disk had lost the end of the newest file.
+    newest = checkpoints(tmp_path)[-1]
+    newest.write_bytes(newest.read_bytes()[: int(rng.integers(newest.stat().st_size))])
+    assert finish(tiny, tmp_path) == DONE
+    log = (tmp_path / "stdout.log").read_text()
+    assert "trying the checkpoint before it" in log
+    assert "resuming after epoch" in log
+    assert_same_run(uninterrupted, tmp_path)
+
+
+def test_a_run_asked_to_stop_saves_and_goes_on(tiny, uninterrupted, tmp_path):
+    """SIGTERM, then SIGUSR1, without other checkpoints within epochs than those they ask for."""
+    for number, steps in ((signal.SIGTERM, 2), (signal.SIGUSR1, 3)):
+        assert send_after(start(tiny, tmp_path, "TRAIN.CHECKPOINT_STEPS", 0), tmp_path, steps, number) == STOPPED
+        assert f"stopped by {number.name}: saved" in (tmp_path / "stdout.log").read_text()
+        # Every step that was done is in it: none is done twice.
+        done, last = steps_logged(tmp_path), checkpoints(tmp_path)[-1]
+        content = read_checkpoint(last)
+        assert 4 * (content["epoch"] + 1) + content["step"] == done
+        assert content["sums"]["steps"] == content["step"] > 0
+        assert last == step_path(tmp_path, content["epoch"] + 1, content["step"])
+    assert finish(tiny, tmp_path, "TRAIN.CHECKPOINT_STEPS", 0) == DONE
+    assert steps_logged(tmp_path) == 12
+    assert_same_run(uninterrupted, tmp_path)
+
+
+def test_checkpoints_within_epochs_go_when_they_are_superseded(uninterrupted):
+    assert [path.name for path in checkpoints(uninterrupted)] == [
+        "checkpoint_epoch_00001.pyth",
+        "checkpoint_epoch_00002.pyth",
+        "checkpoint_epoch_00002_step_0000003.pyth",
+        "checkpoint_epoch_00003.pyth",
+    ]
+
+
+def test_all_ranks_stop_at_the_same_step(tiny, tmp_path):
+    two = ["NUM_CPU_RANKS", 2, "DATA_LOADER.NUM_WORKERS", 0, "TRAIN.CHECKPOINT_STEPS", 0]
+    whole = start(tiny, tmp_path / "whole", *two)
+    assert send_after(start(tiny, tmp_path / "cut", *two), tmp_path / "cut", 2, signal.SIGTERM) == STOPPED
+    assert checkpoints(tmp_path / "cut")
+    assert finish(tiny, tmp_path / "cut", *two) == DONE
+    assert steps_logged(tmp_path / "cut") == 12
+    whole.join(300)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+SECOND_SIGNAL = """
+import os, signal, time
+from videobench.engine import stopping
+with stopping.StopRequest() as stop:
+    assert not stop.agreed()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    os.kill(os.getpid(), signal.SIGTERM)   # the scheduler and the launcher both tell it
+    assert stop.agreed()
+    assert stop.name == "SIGUSR1"
+    time.sleep(stopping.SAME_REQUEST + 0.2)
+    print("still here", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+"""
+
+
+def test_a_second_signal_ends_the_process_at_once():
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", SECOND_SIGNAL], capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGTERM, done.stderr
+    assert done.stdout == "still here\n"
+    assert time.monotonic() - started < 50

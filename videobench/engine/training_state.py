@@ -1,0 +1,148 @@
+"""What a training run is, between two steps: what a checkpoint holds, and how a run goes on from it.
+
+There is no state of random generators in it, because none lives longer than a step: clips are drawn from (seed, epoch,
+video), mixing and dropout from (seed, epoch, step, rank).
+"""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videobench.config import CfgNode
+from videobench.engine.checkpoint import changed_keys, last_checkpoint, versions
+from videobench.engine.class_names import class_names
+from videobench.engine.class_order import match_classes
+from videobench.models import VideoModel, WeightsError, load_weights
+from videobench.models.weights import read_checkpoint
+from videobench.solver.ema import ExponentialMovingAverage
+
+logger = logging.getLogger(__name__)
+
+_ADVICE = (
+    "use another OUTPUT_DIR, and to begin with these weights name this file in TRAIN.CHECKPOINT_FILE_PATH with "
+    "TRAIN.CHECKPOINT_EPOCH_RESET True"
+)
+
+
+@dataclass
+class TrainingState:
+    """Everything that the next step depends on.
+
+    Attributes:
+        epoch: finished epochs.
+        step: finished steps of the next one.
+        sums: of the metrics over the unfinished epoch, of all ranks.
+        failed: number, name and cause of its unreadable videos.
+        history: one record per finished epoch.
+        best_top1: the best validation accuracy so far; -1 before the first.
+    """
+
+    model: VideoModel
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    ema: ExponentialMovingAverage | None
+    epoch: int = 0
+    step: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    failed: list[tuple[int, str, str]] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_top1: float = -1.0
+
+    def content(self, cfg: CfgNode) -> dict[str, Any]:
+        """The state as a checkpoint holds it: tensors and plain data, in the published layout and a little more."""
+        content = {
+            "epoch": self.epoch - 1,
+            "step": self.step,
+            "model_state": self.model.state_dict(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "cfg": cfg.dump(),
+            "class_names": class_names(cfg).get("", []),
+            "sums": dict(self.sums),
+            "failed": list(self.failed),
+            "history": list(self.history),
+            "best_top1": self.best_top1,
+            "versions": versions(),
+        }
+        if self.ema is not None:
+            content["ema_state"] = self.ema.state_dict()
+        if self.scaler.is_enabled():
+            content["scaler_state"] = self.scaler.state_dict()
+        return content
+
+    def start(self, cfg: CfgNode) -> None:
+        """Continue the run of OUTPUT_DIR, or begin from TRAIN.CHECKPOINT_FILE_PATH, or from fresh weights.
+
+        Raises:
+            WeightsError: when a checkpoint cannot be read, or is of another network or optimizer.
+        """
+        train = cfg.TRAIN
+        if train.AUTO_RESUME and (found := last_checkpoint(cfg.OUTPUT_DIR)) is not None:
+            self.resume(*found, cfg)
+        elif train.CHECKPOINT_FILE_PATH:
+            path = Path(train.CHECKPOINT_FILE_PATH)
+            content = read_checkpoint(path)
+            if not train.CHECKPOINT_EPOCH_RESET and "optimizer_state" in content and "epoch" in content:
+                self.resume(path, content, cfg)
+            else:
+                report = load_weights(self.model, path, inflation=cfg.TRAIN.CHECKPOINT_INFLATION)
+                logger.info("%s", report)
+                match_classes(self.model, report, cfg, required=False)
+                self._start_average()
+
+    def resume(self, path: Path, content: dict[str, Any], cfg: CfgNode) -> None:
+        """Restore everything, and say which keys of the configuration are others than before.
+
+        Args:
+            path: the checkpoint, for messages.
+            content: what it holds: one of this package, or of a SlowFast-like code base.
+            cfg: the configuration of the run that goes on.
+
+        Raises:
+            WeightsError: when it is of another network or optimizer.
+        """
+        report = load_weights(self.model, {"model_state": content["model_state"]})
+        if not report.complete or report.unexpected:
+            raise WeightsError(
+                f"{path}: this checkpoint is of another network than the configuration describes; {_ADVICE}\n{report}"
+            )
+        self._restore_optimizer(path, content["optimizer_state"])
+        if changed := changed_keys(content.get("cfg", ""), cfg):
+            logger.warning("going on with other settings than %s was made with: %s", path, "; ".join(changed))
+        scaler = content.get("scaler_state") or content.get("scaler")
+        if self.scaler.is_enabled() and scaler:
+            self.scaler.load_state_dict(scaler)
+        if self.ema is not None and "ema_state" in content:
+            self.ema.load_state_dict(content["ema_state"])
+        else:
+            self._start_average()
+        self.epoch, self.step = content["epoch"] + 1, content.get("step", 0)
+        self.sums, self.failed = dict(content.get("sums", {})), list(content.get("failed", []))
+        self.history = list(content.get("history", []))
+        self.best_top1 = content.get("best_top1", -1.0)
+        steps = f" and {self.step} steps of the next" if self.step else ""
+        logger.info("resuming after epoch %d%s from %s", self.epoch, steps, path)
+
+    def _start_average(self) -> None:
+        if self.ema is not None:
+            logger.info("the average of the weights (TRAIN.EMA) begins with these weights")
+            self.ema.load_state_dict(self.model.state_dict())
+
+    def _restore_optimizer(self, path: Path, state: dict[str, Any]) -> None:
+        # The moments come from the file, the options (weight decay, betas) from the configuration.
+        own = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        try:
+            groups = state["param_groups"]
+            if ["betas" in group for group in groups] != ["betas" in group for group in own]:
+                raise ValueError("it is of another SOLVER.OPTIMIZING_METHOD or has other parameter groups")
+            groups = [{**options, "params": group["params"]} for options, group in zip(own, groups, strict=True)]
+            self.optimizer.load_state_dict({**state, "param_groups": groups})
+            for parameter, values in self.optimizer.state.items():
+                # Moments are assigned by position, which torch does not check.
+                if any(v.dim() and v.shape != parameter.shape for v in values.values() if isinstance(v, Tensor)):
+                    raise ValueError("its tensors are in another order than this network's parameters")
+        except (ValueError, KeyError, TypeError) as error:
+            raise WeightsError(f"{path}: the optimizer state does not fit ({error}); {_ADVICE}") from error
