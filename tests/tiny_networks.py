@@ -52,6 +52,20 @@ def scramble(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return model
 
 
+def lively(model: VideoModel, shape: tuple[int, ...] = (3, 4, 32, 32)) -> VideoModel:
+    """Random weights with which every input of a shape gets other scores."""
+    scramble(model).eval()
+    noise = torch.randn((16, *shape), generator=torch.Generator().manual_seed(0))
+    linears = [m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and model.is_head(f"{name}.")]
+    with torch.no_grad():
+        logits = model(noise)
+        for linear, head in zip(linears, logits.values() if isinstance(logits, dict) else [logits], strict=True):
+            scale = 2 / head.std(0).mean()
+            linear.weight *= scale
+            linear.bias.copy_(scale * (linear.bias - head.mean(0)))
+    return model
+
+
 def sample(name: str, seed: int = 0) -> Tensor:
     """An input for a network of ``NETWORKS``."""
     return torch.randn(NETWORKS[name][2], generator=torch.Generator().manual_seed(seed))
