@@ -26,6 +26,7 @@ def slurm():
     """The environment of a client of a Slurm cluster of two machines, each with 8 make-believe GPUs."""
     start = require(SHARED / "slurm/start")
     state = tempfile.mkdtemp(prefix="slurm-", dir="/tmp")
+    os.chmod(state, 0o755)  # noqa: S103 (the daemons have users of their own)
     settings = {**os.environ, "SLURM_TEST_DIR": state, "SLURM_TEST_NODES": "2"}
     done = subprocess.run([start], env=settings, capture_output=True, text=True, timeout=300)
     if done.returncode:
@@ -89,8 +90,9 @@ def test_the_scripts_train_on_one_machine_and_on_two_and_test(slurm, cpu_run, tm
         text = wait_for_end(slurm, job, logs[name])
         assert text.startswith("COMPLETED"), text
         assert "tools/run_net.py" in text  # what is run is printed
-    assert "rank 0 of 2 on machine 1 of 1" in logs["single"].read_text() or "2 ranks" in logs["single"].read_text()
-    assert "srun: 2 ranks on machine 1 of 2" in logs["multi"].read_text()
+    assert "this command: rank 0 of 2 on machine 1 of 1" in logs["single"].read_text()
+    assert "srun: rank 0 of 4 on machine 1 of 2" in logs["multi"].read_text()
+    assert "node1: ranks [0, 1]; node2: ranks [2, 3]" in logs["multi"].read_text()
     third = submit(
         slurm, "test.sh", RECIPE, epoch_path(multi, 1), *cpu_run, "OUTPUT_DIR", tmp_path / "test", log=logs["test"]
     )

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import logging
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -21,8 +20,6 @@ from videobench.config import CfgNode, ConfigError
 from videobench.distributed.group import progress
 from videobench.distributed.place import Place
 from videobench.distributed.watch import RANK_0_GONE, STORE_GONE, JoinError, Watch, call_roll, speak_for
-
-logger = logging.getLogger(__name__)
 
 Work = Callable[[CfgNode, torch.device], int]
 
@@ -198,7 +195,7 @@ def _join(cfg: CfgNode, place: Place, device: torch.device) -> Watch:
     )
     if rank == 0:
         by_host = {host: [r for r, h in enumerate(hosts) if h == host] for host in dict.fromkeys(hosts)}
-        logger.info("%s; here are %s", place, "; ".join(f"{host}: ranks {ranks}" for host, ranks in by_host.items()))
+        print(f"{place}; {'; '.join(f'{host}: ranks {ranks}' for host, ranks in by_host.items())}", flush=True)
     watch = Watch(address, prefix, rank, place.world_size, timeout)
     watch.start()
     return watch

@@ -62,5 +62,5 @@ def submit(job: SlurmJob, job_dir: str | Path, name: str, **parameters: Any) -> 
 
     executor = submitit.AutoExecutor(folder=Path(job_dir) / "%j", cluster="slurm", slurm_max_num_timeout=1000)
     given = {key: value for key, value in parameters.items() if value not in (None, "")}
-    executor.update_parameters(name=name, slurm_signal_delay_s=WARNING, slurm_open_mode="append", **given)
+    executor.update_parameters(name=name, slurm_signal_delay_s=WARNING, **given)
     return executor.submit(job)
