@@ -162,7 +162,7 @@ def test_resizing_without_antialias(configure):
     jitter = ("DATA.TRAIN_JITTER_SCALES_RELATIVE", [0.5, 1.0], "DATA.TRAIN_JITTER_ASPECT_RELATIVE", [0.75, 1.33])
     for antialias in (True, False):
         cfg = configure("DATA.ANTIALIAS", antialias, "DATA.RANDOM_FLIP", False, *jitter)
-        clip, flipped = TrainingCrop.from_config(cfg, split_list(cfg, "train"))(frames, np.random.default_rng(3))
+        clip, _, flipped = TrainingCrop.from_config(cfg, split_list(cfg, "train"))(frames, np.random.default_rng(3))
         y0, x0, h, w = random_resized_box(96, 128, (0.5, 1.0), (0.75, 1.33), np.random.default_rng(3))
         cut = frames[:, y0 : y0 + h, x0 : x0 + w].permute(0, 3, 1, 2).float()
         expected = torch.nn.functional.interpolate(cut, (16, 16), mode="bilinear", antialias=antialias)
@@ -179,7 +179,7 @@ def test_pictures_take_a_random_resized_crop_with_bicubic_weights(tmp_path):
     crop = TrainingCrop.from_config(cfg, split_list(cfg, "train"))
     areas = []
     for seed in range(20):
-        clip, _ = crop(frames, np.random.default_rng(seed))
+        clip, _, _ = crop(frames, np.random.default_rng(seed))
         y0, x0, h, w = random_resized_box(96, 128, (0.08, 1.0), (3 / 4, 4 / 3), np.random.default_rng(seed))
         areas.append(h * w / (96 * 128))
         picture = Image.fromarray(frames[0].numpy()).crop((x0, y0, x0 + w, y0 + h))

@@ -8,8 +8,8 @@ from videobench.reporting.curves import draw_curves, read_history, write_curves,
 
 HISTORY = [
     {"epoch": 1, "lr": 0.001, "train_loss": 2.5, "train_top1_err": 90.0, "seconds": 3.25},
-    {"epoch": 2, "lr": 0.0005, "train_loss": 1.5, "train_top1_err": 40.0, "seconds": 3.0, "val_top1_err": 30.0},
-    {"epoch": 3, "lr": 1e-6, "train_loss": 1.25, "train_top1_err": 35.5, "seconds": 3.0, "val_ema_top1_err": 25.0},
+    {"epoch": 2, "lr": 0.0005, "train_loss": 1.5, "train_top1_err": 40.0, "seconds": 3.0, "val_clip_top1_err": 30.0},
+    {"epoch": 3, "lr": 1e-6, "train_loss": 1.25, "train_top1_err": 35.5, "seconds": 3.0, "val_clip_ema_top1_err": 25.0},
 ]
 
 
@@ -22,10 +22,17 @@ def test_the_history_has_every_number_of_every_epoch(tmp_path):
     path = write_history(tmp_path, HISTORY)
     with path.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert list(rows[0]) == [*HISTORY[1], "val_ema_top1_err"]
-    assert rows[0]["val_top1_err"] == ""
+    assert list(rows[0]) == [*HISTORY[1], "val_clip_ema_top1_err"]
+    assert rows[0]["val_clip_top1_err"] == ""
     assert read_history(tmp_path) == HISTORY
     assert [file.name for file in tmp_path.iterdir()] == ["history.csv"]
+
+
+def test_an_earlier_file_is_read_under_today_s_names(tmp_path):
+    path = write_history(tmp_path, HISTORY)
+    path.write_text(path.read_text().replace("val_clip_", "val_"))
+    assert "val_ema_top1_err" in path.read_text()
+    assert read_history(tmp_path) == HISTORY
 
 
 def test_the_figure_shows_the_numbers():
@@ -33,8 +40,8 @@ def test_the_figure_shows_the_numbers():
     assert lines(loss) == {"training": [(1, 2.5), (2, 1.5), (3, 1.25)]}
     assert lines(accuracy) == {
         "training": [(1, 10.0), (2, 60.0), (3, 64.5)],
-        "validation": [(2, 70.0)],
-        "validation averaged weights": [(3, 75.0)],
+        "validation clips": [(2, 70.0)],
+        "validation clips averaged weights": [(3, 75.0)],
     }
     assert [tuple(point) for point in zip(*rate.lines[0].get_data(), strict=True)] == [(1, 1e-3), (2, 5e-4), (3, 1e-6)]
     assert (loss.get_ylabel(), accuracy.get_ylabel(), rate.get_ylabel()) == (
@@ -43,10 +50,10 @@ def test_the_figure_shows_the_numbers():
 
 
 def test_losses_of_several_heads_are_told_apart():
-    history = [{"epoch": 1, "train_verb_loss": 2.0, "train_noun_loss": 3.0, "train_loss": 2.5, "val_map": 12.0}]
+    history = [{"epoch": 1, "train_verb_loss": 2.0, "train_noun_loss": 3.0, "train_loss": 2.5, "val_clip_map": 12.0}]
     loss, accuracy = draw_curves(history).axes
     assert set(lines(loss)) == {"training", "training verb", "training noun"}
-    assert lines(accuracy) == {"validation mAP": [(1, 12.0)]}
+    assert lines(accuracy) == {"validation clips mAP": [(1, 12.0)]}
 
 
 def test_the_picture_is_written_beside_the_history(tmp_path):

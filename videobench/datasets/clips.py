@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from videobench.config import CfgNode
 from videobench.datasets.annotations import VideoList
 from videobench.datasets.containers import VideoError
-from videobench.datasets.cropping import crop_resize, random_resized_box, random_short_side_box
+from videobench.datasets.cropping import Box, crop_resize, random_resized_box, random_short_side_box
 from videobench.datasets.records import Frames, Label
 from videobench.datasets.sampling import clip_indices
 from videobench.datasets.workers import note_reading
@@ -77,6 +77,15 @@ class Temporal:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """Where a training clip comes from: numbers of frames, whole pixels of them, and whether it is mirrored."""
+
+    frames: tuple[int, ...]
+    box: Box
+    mirrored: bool
+
+
+@dataclass(frozen=True)
 class TrainingItem:
     """The training clips of one video.
 
@@ -85,12 +94,14 @@ class TrainingItem:
         labels: int64 [S], int64 [S] per head in a dict, or float [S, classes] for several labels a video.
         index: number of the video in the list.
         failures: the videos that could not be read before this one.
+        cuts: where each sample comes from.
     """
 
     clips: Tensor | None
     labels: Tensor | dict[str, Tensor]
     index: int
     failures: list[Failure]
+    cuts: tuple[Cut, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,15 +137,15 @@ class TrainingCrop:
             mode="bicubic" if videos.pictures else "bilinear",
         )
 
-    def __call__(self, frames: Tensor, rng: np.random.Generator) -> tuple[Tensor, bool]:
-        """A part of uint8 frames [T, H, W, 3] as [T, 3, size, size], and whether it is mirrored."""
+    def __call__(self, frames: Tensor, rng: np.random.Generator) -> tuple[Tensor, Box, bool]:
+        """A part of uint8 frames [T, H, W, 3] as [T, 3, size, size], where it was cut, and whether it is mirrored."""
         height, width = frames.shape[1:3]
         if self.area:
             box = random_resized_box(height, width, self.area, self.aspect, rng)
         else:
             box = random_short_side_box(height, width, self.scales, self.size, rng, inverse=self.inverse)
-        flip = bool(self.flip and rng.random() < 0.5)
-        return crop_resize(frames, box, self.size, flip=flip, antialias=self.antialias, mode=self.mode), flip
+        flip, box = bool(self.flip and rng.random() < 0.5), box.whole()
+        return crop_resize(frames, box, self.size, flip=flip, antialias=self.antialias, mode=self.mode), box, flip
 
 
 class TrainingClips(Dataset):
@@ -165,14 +176,14 @@ class TrainingClips(Dataset):
             index = int(order[(position + step) % len(order)])
             try:
                 note_reading(index)
-                clips, labels = self._clips(index, epoch)
-                return TrainingItem(clips, labels, index, failures)
+                clips, labels, cuts = self._clips(index, epoch)
+                return TrainingItem(clips, labels, index, failures, cuts)
             except VideoError as error:
                 failures.append(Failure.of(self.videos, index, error))
         return TrainingItem(None, torch.empty(0, dtype=torch.int64), -1, failures)
 
-    def _clips(self, index: int, epoch: int) -> tuple[Tensor, Tensor | dict[str, Tensor]]:
-        """The clips [S, T, C, H, W] of a video and their labels, from one decode."""
+    def _clips(self, index: int, epoch: int) -> tuple[Tensor, Tensor | dict[str, Tensor], tuple[Cut, ...]]:
+        """The clips [S, T, C, H, W] of a video, their labels and where they come from; one decode."""
         rngs = [np.random.default_rng([self.seed, epoch, index, sample]) for sample in range(self.samples)]
         with self.videos.open(index) as video:
             # As published, the samples of a video are crops of the same frames, unless AUG.RESAMPLE_FRAMES.
@@ -181,14 +192,15 @@ class TrainingClips(Dataset):
             frames = video.decode(wanted)
         row = {frame: number for number, frame in enumerate(wanted)}
         label = self.videos.label(index)
-        clips, labels = [], []
+        clips, labels, cuts = [], [], []
         for sample, rng in enumerate(rngs):
             indices = drawn[sample if self.resample else 0]
             rows = [row[frame] for frame in indices]
-            clip, flipped = self.crop(frames if indices == wanted else frames[rows], rng)
+            clip, box, flipped = self.crop(frames if indices == wanted else frames[rows], rng)
             clips.append(clip)
             labels.append(self._mirrored(label) if flipped else label)
-        return clips[0][None] if len(clips) == 1 else torch.stack(clips), _stacked(labels)
+            cuts.append(Cut(tuple(indices), box, flipped))
+        return clips[0][None] if len(clips) == 1 else torch.stack(clips), _stacked(labels), tuple(cuts)
 
     def _mirrored(self, label: Label) -> Label:
         """The label of the mirrored video (DATA.FLIP_LABEL_PAIRS)."""

@@ -22,6 +22,11 @@ class Box(NamedTuple):
     height: float
     width: float
 
+    def whole(self) -> "Box":
+        """With the edges rounded to whole pixels, as `crop_resize` cuts it."""
+        y0, x0 = round(self.y0), round(self.x0)
+        return Box(y0, x0, round(self.y0 + self.height) - y0, round(self.x0 + self.width) - x0)
+
 
 def resized_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     """(height, width) after the short side became ``short_side``; the long side is rounded down, as published."""
@@ -74,7 +79,7 @@ def test_windows(
 def test_boxes(height: int, width: int, short_side: int, crop: int, crops: int) -> list[Box]:
     """`test_windows` as boxes of the original frame."""
     size, windows = test_windows(height, width, short_side, crop, crops)
-    return [_in_original(box, size, (height, width)) for box in windows]
+    return [in_original(box, size, (height, width)) for box in windows]
 
 
 def image_test_window(height: int, width: int, crop: int, ratio: float = 0.875) -> tuple[tuple[int, int], Box]:
@@ -146,7 +151,7 @@ def random_short_side_box(
     size = resized_size(height, width, short_side)
     _check_fits(crop, size)
     y0, x0 = (int(rng.integers(0, side - crop, endpoint=True)) for side in size)
-    return _in_original(Box(y0, x0, crop, crop), size, (height, width))
+    return in_original(Box(y0, x0, crop, crop), size, (height, width))
 
 
 def crop_resize(
@@ -176,8 +181,8 @@ def crop_resize(
     Returns:
         The type of ``frames``, channels last in memory.
     """
-    y0, x0 = round(box[0]), round(box[1])
-    y1, x1 = round(box[0] + box[2]), round(box[1] + box[3])
+    y0, x0, height, width = box.whole()
+    y1, x1 = y0 + height, x0 + width
     if y0 < 0 or x0 < 0 or y1 > frames.shape[1] or x1 > frames.shape[2] or y1 <= y0 or x1 <= x0:
         raise ValueError(f"{box} is no part of a frame of {frames.shape[1]} x {frames.shape[2]}")
     size = (size, size) if isinstance(size, int) else size
@@ -216,7 +221,7 @@ def _resize(frames: Tensor, size: tuple[int, int], antialias: bool, mode: str = 
     return F.interpolate(images, size, mode=mode, align_corners=False, antialias=antialias)
 
 
-def _in_original(box: Box, size: tuple[int, int], original: tuple[int, int]) -> Box:
+def in_original(box: Box, size: tuple[int, int], original: tuple[int, int]) -> Box:
     """A box of the resized frame in pixels of the original one."""
     scale_y, scale_x = original[0] / size[0], original[1] / size[1]
     return Box(box.y0 * scale_y, box.x0 * scale_x, box.height * scale_y, box.width * scale_x)

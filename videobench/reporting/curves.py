@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,16 @@ _PANELS = {
     "learning rate": lambda column: column == "lr",
 }
 
+# Names of validation's numbers in files of earlier versions.
+_EARLIER = re.compile(r"^val_(?!clip_)(.+)$")
+
 
 def write_history(output_dir: str | Path, history: Sequence[Mapping[str, Any]]) -> Path:
     """Write history.csv: one line per finished epoch, a column for every number that any of them has.
 
-    Errors and accuracies are in percent, ``lr`` is that of the epoch's last step, ``seconds`` are those of training.
+    Errors and accuracies are in percent; ``train_...`` are of training clips, ``val_clip_...`` of single validation
+    clips (never of whole videos, as test results are), ``val_clip_ema_...`` of the averaged weights. ``lr`` is that of
+    the epoch's last step, ``seconds`` are those of training.
     A reader finds the old file or the whole new one.
     """
     path = Path(output_dir) / "history.csv"
@@ -36,7 +42,13 @@ def read_history(output_dir: str | Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     with path.open(newline="") as stream:
-        return [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(stream)]
+        rows = [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(stream)]
+    return [with_present_names(row) for row in rows]
+
+
+def with_present_names(record: Mapping[str, float]) -> dict[str, float]:
+    """A record of an epoch under today's names: those of validation did not say before that they count clips."""
+    return {_EARLIER.sub(r"val_clip_\1", name): value for name, value in record.items()}
 
 
 def write_curves(output_dir: str | Path) -> Path | None:
@@ -91,8 +103,8 @@ def draw_curves(history: Sequence[Mapping[str, float]]):
 
 
 def _label(column: str) -> str:
-    """``val_top1_err`` as ``validation``, ``train_verb_loss`` as ``training verb``."""
-    words = {"train": "training", "val": "validation", "ema": "averaged weights", "map": "mAP"}
+    """``val_clip_top1_err`` as ``validation clips``, ``train_verb_loss`` as ``training verb``."""
+    words = {"train": "training", "val": "validation", "clip": "clips", "ema": "averaged weights", "map": "mAP"}
     left_out = ("loss", "top1", "err", "acc")
     parts = [words.get(part, part) for part in column.split("_") if part not in left_out]
     return " ".join(parts) or column
