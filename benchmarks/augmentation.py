@@ -10,7 +10,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from timm.data import auto_augment
 from torch import Tensor
 
 from videobench.datasets import pixel_ops
+from videobench.datasets.geometry import INTERPOLATIONS
 from videobench.datasets.pixel_ops import Sampling
 from videobench.datasets.rand_augment import OPERATIONS, Frame, Policy
 
@@ -47,16 +48,24 @@ def example(frames: int, size: int) -> Tensor:
     return (total * 255).byte()
 
 
+def with_interpolation(draws: Draws, interpolation: str) -> Iterator[tuple[str, float | None, str]]:
+    """Every operation with its argument and interpolation; ``random`` is the same at every call."""
+    seed = int(1e6 * sum(abs(value or 0) for _, value in draws))
+    drawn = np.random.default_rng(seed).integers(len(INTERPOLATIONS), size=len(draws))
+    for (name, value), number in zip(draws, drawn, strict=True):
+        yield name, value, INTERPOLATIONS[number] if interpolation == "random" else interpolation
+
+
 def on_clip(clip: Tensor, draws: Draws, interpolation: str) -> Tensor:
-    for name, value in draws:
-        clip = pixel_ops.apply(name, clip, value, Sampling(FILL, interpolation))
+    for name, value, kernel in with_interpolation(draws, interpolation):
+        clip = pixel_ops.apply(name, clip, value, Sampling(FILL, kernel))
     return clip
 
 
 def on_frames(clip: Tensor, draws: Draws, interpolation: str) -> Tensor:
     images = [Image.fromarray(frame) for frame in clip.permute(0, 2, 3, 1).contiguous().numpy()]
-    options = {"resample": getattr(Image, interpolation.upper()), "fillcolor": FILL}
-    for name, value in draws:
+    for name, value, kernel in with_interpolation(draws, interpolation):
+        options = {"resample": getattr(Image, kernel.upper()), "fillcolor": FILL}
         arguments = () if value is None else (value,)
         images = [ON_IMAGES[name](image, *arguments, **options) for image in images]
     return torch.stack([torch.from_numpy(np.array(image)) for image in images]).permute(0, 3, 1, 2)
@@ -110,7 +119,7 @@ def main() -> int:
     results: dict = {"facts": facts, "policies": {}, "operations": {}}
     for text in args.policies:
         policy = Policy.parse(text)
-        for interpolation in ("bicubic", "bilinear"):
+        for interpolation in ("bicubic", "bilinear", "random"):
             rng = np.random.default_rng(0)
             batch = [policy.draw(Frame(args.size, args.size, rng)) for _ in range(args.clips)]
             name = f"{text}, {interpolation}"

@@ -28,8 +28,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from videobench.datasets.containers import VideoError
 from videobench.datasets.cropping import crop_resize, random_short_side_box, test_crops, window
-from videobench.datasets.decoding import Video
+from videobench.datasets.decoding import Video, probe
 from videobench.datasets.packets import VideoIndex
 from videobench.datasets.preparation.encoding import Encoding, Job, encode
 from videobench.datasets.sampling import clip_indices
@@ -88,6 +89,21 @@ def write_original(path: Path, seed: int) -> None:
         container.mux(stream.encode())
 
 
+def real_videos(folder: Path) -> list[Path]:
+    """Sound H.264 files of a folder that hold a clip and a crop, the smallest first."""
+    found = []
+    for path in sorted(folder.iterdir(), key=lambda path: path.stat().st_size):
+        if path.suffix in (".mp4", ".mkv", ".mov"):
+            try:
+                info = probe(path)
+            except VideoError as error:
+                print(f"left out: {error}")
+                continue
+            if info.codec == "h264" and not info.damage and min(info.width, info.height) >= CROP and info.duration > 3:
+                found.append(path)
+    return found
+
+
 def prepared(path: Path, folder: Path, fast_decode: bool) -> Path:
     """The file as `resize` leaves it."""
     target = folder / path.with_suffix(".mp4").name
@@ -122,8 +138,12 @@ def ours(path: Path, indices: Sequence[int], box: Any, index: VideoIndex | None 
         return crop_resize(video.decode(indices), box, CROP)
 
 
-def span_of_frames(path: Path, indices: Sequence[int]) -> Tensor:
-    """The plain way of the published loaders: seek to the key frame, decode on, convert every frame of the span."""
+def span_of_frames(path: Path, indices: Sequence[int], convert_all: bool = True) -> Tensor:
+    """The plain way: seek to the key frame, decode on through the last wanted frame, convert every frame to RGB.
+
+    Loaders that decode with a library's reader, or turn frames into arrays as they come, convert all that is decoded.
+    SlowFast's leaves out the frames before the span: so does this where ``convert_all`` is False, for a little less.
+    """
     first, last = min(indices), max(indices)
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -134,8 +154,10 @@ def span_of_frames(path: Path, indices: Sequence[int]) -> Tensor:
         container.seek(begin, stream=stream)
         frames = []
         for frame in container.decode(stream):
+            if convert_all or frame.pts >= begin:
+                picture = torch.from_numpy(frame.to_ndarray(format="rgb24", threads=1))
             if frame.pts >= begin:
-                frames.append(torch.from_numpy(frame.to_ndarray(format="rgb24", threads=1)))
+                frames.append(picture)
             if frame.pts >= end:
                 break
     span = torch.stack(frames)
@@ -148,9 +170,11 @@ def as_float(frames: Tensor) -> Tensor:
     return frames.permute(3, 0, 1, 2)
 
 
-def plain(path: Path, indices: Sequence[int], short_side: int, offset: tuple[float, float]) -> Tensor:
-    """Every frame of the span, then float: scale the short side, cut: float32 [3, T, 224, 224]."""
-    frames = as_float(span_of_frames(path, indices))
+def plain(
+    path: Path, indices: Sequence[int], short_side: int, offset: tuple[float, float], convert_all: bool = True
+) -> Tensor:
+    """The plain way (`span_of_frames`), then as float: scale the short side, cut: float32 [3, T, 224, 224]."""
+    frames = as_float(span_of_frames(path, indices, convert_all))
     height, width = frames.shape[2:]
     scale = short_side / min(height, width)
     frames = F.interpolate(frames, (int(height * scale), int(width * scale)), mode="bilinear", align_corners=False)
@@ -259,7 +283,9 @@ def measure_clips(corpora: dict[str, list[Path]], runs: int, per_video: int) -> 
             for form, paths in corpora.items():
                 # Prepared files have the same frames, so the clip is the same.
                 indices, box = training_indices(paths[number], seed)
-                ways.setdefault(f"{form}: plain", []).append(partial(plain, paths[number], indices, short_side, offset))
+                call = partial(plain, paths[number], indices, short_side, offset)
+                ways.setdefault(f"{form}: plain", []).append(call)
+                ways.setdefault(f"{form}: plain, span converted", []).append(partial(call, convert_all=False))
                 ways.setdefault(f"{form}: ours", []).append(partial(ours, paths[number], indices, box))
                 # As with DATA.INDEX_CACHE: no pass over the packets.
                 with Video(paths[number]) as video:
@@ -301,7 +327,7 @@ class Clips(Dataset):
         return as_float(clip.permute(0, 2, 3, 1)).contiguous() if self.as_float32 else clip
 
 
-def measure_loader(paths: Sequence[Path], runs: int, clips: int = 48) -> dict[str, dict[str, float]]:
+def measure_loader(paths: Sequence[Path], runs: int, clips: int = 24) -> dict[str, dict[str, float]]:
     """Batches of 8 clips through two worker processes."""
     calls = []
     for k in range(clips):
@@ -383,8 +409,8 @@ def show(result: dict) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=Path, help="real H.264 videos to measure beside the corpus")
-    parser.add_argument("--count", type=int, default=4, help="videos in the corpus (default 4)")
+    parser.add_argument("--videos", type=Path, help="the smallest H.264 files in it are measured, too")
+    parser.add_argument("--count", type=int, default=2, help="videos in each corpus (default 2)")
     parser.add_argument("--runs", type=int, default=5, help="at least 5 (default 5)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="JSON file")
     args = parser.parse_args()
@@ -394,6 +420,8 @@ def main() -> int:
     results = {
         "date": date.today().isoformat(),
         "machine": machine(),
+        # Processes that wanted a core when the run began: above the number of cores, the machine was shared.
+        "load": round(os.getloadavg()[0], 1),
         "versions": {"av": av.__version__, "ffmpeg": av.ffmpeg_version_info, "torch": torch.__version__},
     }
     if torchcodec_way():
@@ -409,7 +437,7 @@ def main() -> int:
             write_original(originals[-1], number)
         corpora = {"corpus": originals}
         if args.videos:
-            corpora["real files"] = sorted(p for p in args.videos.iterdir() if p.suffix in (".mp4", ".mkv", ".mov"))
+            corpora["real files"] = real_videos(args.videos)[: args.count]
         for name, paths in corpora.items():
             forms = {"original": paths}
             for form, fast in (("prepared", False), ("prepared, fastdecode", True)):
@@ -418,8 +446,8 @@ def main() -> int:
             result = {
                 "videos": len(paths),
                 "kilobytes": {form: sum(p.stat().st_size for p in f) // 1000 for form, f in forms.items()},
-                "clips": measure_clips(forms, args.runs, per_video=4),
-                "views": measure_views(paths, args.runs),
+                "clips": measure_clips(forms, args.runs, per_video=3),
+                "views": measure_views(paths[:1], args.runs),
                 "loader": measure_loader(forms["prepared, fastdecode"], args.runs),
             }
             result["ratios"] = ratios(result["clips"], result["views"], result["loader"])

@@ -11,6 +11,7 @@ from videobench.datasets.annotations import split_list
 from videobench.datasets.cropping import image_test_window, test_windows
 from videobench.datasets.records import VideoList
 from videobench.datasets.sampling import clip_indices
+from videobench.engine import tester
 
 
 def plain_scores(cfg: CfgNode, clips: int, crops: int) -> dict[str, np.ndarray]:
@@ -62,6 +63,19 @@ def _views(cfg: CfgNode, videos: VideoList, index: int, clips: int, crops: int) 
                 pixels.append(frame[0, :, int(box.y0) : int(box.y0) + size, int(box.x0) : int(box.x0) + size])
             views.append(torch.stack(pixels, 1))
     return views
+
+
+def compute_in_double(monkeypatch) -> None:
+    """Make the tester's network compute in float64, so that differences are mistakes and no rounding."""
+    build = tester.build_model
+
+    def build_double(cfg):
+        model = build(cfg).double()
+        forward = model.forward
+        model.forward = lambda clip: forward(clip.double())
+        return model
+
+    monkeypatch.setattr(tester, "build_model", build_double)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ def parse_args() -> argparse.Namespace:
     network.add_argument("--model", metavar="ID", help="id of a published network (tools/model_info.py lists them)")
     parser.add_argument("--num_classes", type=int, help="classes of the checkpoint, where --model has others")
     parser.add_argument("--layout", choices=["slowfast", "bare"], default="slowfast", help="default: %(default)s")
+    parser.add_argument("--average", action="store_true", help="the averaged weights of the checkpoint (TRAIN.EMA)")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the file to write")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="with --cfg only")
     args = parser.parse_args()
@@ -37,7 +38,7 @@ def main() -> int:
             model = videobench.create_model(args.model, num_classes=args.num_classes)
         else:
             model = videobench.build_model(videobench.load_config(args.cfg, args.opts))
-        print(convert_weights(model, args.checkpoint, args.output, args.layout))
+        print(convert_weights(model, args.checkpoint, args.output, args.layout, average=args.average))
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

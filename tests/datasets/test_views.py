@@ -5,14 +5,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from tests.video_fixtures import write_clip
 from videobench.config import load_config
 from videobench.datasets import backends
 from videobench.datasets.annotations import split_list
 from videobench.datasets.clips import Temporal
+from videobench.datasets.containers import VideoError
 from videobench.datasets.cropping import test_crops as crops_of
-from videobench.datasets.decoding import Video, decode
+from videobench.datasets.decoding import PART, Video, decode
+from videobench.datasets.picture_files import PictureFiles, VideoSegment
 from videobench.datasets.views import VideoViews, ViewLoader, spread, video_bytes
 
 
@@ -127,6 +130,37 @@ def test_a_video_is_decoded_once_for_all_views(wide, monkeypatch):
     VideoViews(wide, split_list(wide, "test"), ((10, 3), (4, 1)))[0]
     assert len(asked) == 1
     assert len(set(asked[0])) == len(asked[0])
+
+
+def test_no_more_than_a_part_of_the_frames_is_there_at_full_size(wide, tmp_path):
+    path = split_list(wide, "test").path(0)
+    for i, frame in enumerate(decode(path, range(40)).numpy(), start=1):
+        Image.fromarray(frame).save(tmp_path / f"{i}.png")
+    wanted = [*range(0, 38, 2), 39]
+    folder = PictureFiles("folder", lambda i: str(tmp_path / f"{i + 1}.png"), 40)
+    # Before its first frame, a segment that begins early repeats that.
+    for opened in (Video(path), folder, VideoSegment(Video(path), 0, 2, earlier=3)):
+        with opened as video:
+            whole = video.decode(wanted)
+            parts, sizes = torch.zeros_like(whole), []
+
+            def take(rows, frames, parts=parts, sizes=sizes):
+                parts[rows] = frames
+                sizes.append(len(rows))
+
+            video.decode_parts(wanted, take)
+        assert torch.equal(parts, whole)
+        assert len(sizes) > 1
+        assert max(sizes) <= PART + 3
+        assert sum(sizes) == len(wanted)
+
+
+def test_pictures_of_different_sizes_are_named_whatever_part_they_are_in(tmp_path):
+    for i in range(20):
+        Image.new("RGB", (8, 8 if i < 18 else 9)).save(tmp_path / f"{i}.png")
+    folder = PictureFiles(str(tmp_path), lambda i: str(tmp_path / f"{i}.png"), 20)
+    with pytest.raises(VideoError, match=r"18.png is 8 x 9, but 0.png is 8 x 8"):
+        folder.decode_parts([*range(16), 18, 19], lambda *_: None)
 
 
 def test_a_video_that_cannot_be_read_says_why(wide, tmp_path):

@@ -1,7 +1,6 @@
 """A run that is killed or stopped at any instant goes on bit for bit: real processes, real signals."""
 
 import math
-import multiprocessing
 import os
 import re
 import signal
@@ -14,14 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.processes import start, start_two
 from videobench.engine.checkpoint import checkpoints, epoch_path, step_path
-from videobench.engine.run import DONE, STOPPED, run
+from videobench.engine.run import DONE, STOPPED
 from videobench.models.weights import read_checkpoint
 
-ROOT = Path(__file__).resolve().parents[2]
-RECIPE = str(ROOT / "configs/demo/uniformer_tiny.yaml")
-
-# Everything random at once: three epochs of four steps in pieces of three clips, with workers and a checkpoint a step.
+# Everything random at once: three epochs of three steps in pieces of three clips, with workers and a checkpoint a step.
 EVERYTHING = [
     *("SOLVER.MAX_EPOCH", 3, "TRAIN.CHECKPOINT_STEPS", 1, "TRAIN.MICRO_BATCH", 3, "DATA_LOADER.NUM_WORKERS", 2),
     *("UNIFORMER.DROP_DEPTH_RATE", 0.5, "TRAIN.EMA", True, "TRAIN.EMA_DECAY", 0.9, "TEST.ENABLE", False),
@@ -31,25 +28,24 @@ EVERYTHING = [
 STEP = re.compile(r'"_type": "train_iter"')
 
 
-# Processes of their own, forked from one that has the slow imports behind it and has done nothing else.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["videobench.engine.run", "videobench.engine.trainer", "torch._dynamo", "timm.utils"])
+@pytest.fixture(scope="module")
+def words(tiny, demo_data, tmp_path_factory) -> list:
+    """Three epochs of three steps of four videos."""
+    folder = tmp_path_factory.mktemp("lists")
+    for split, count in (("train", 12), ("val", 4)):
+        lines = (demo_data / f"{split}.csv").read_text().splitlines()[:count]
+        (folder / f"{split}.csv").write_text("\n".join(lines))
+    return [*tiny, *EVERYTHING, "DATA.PATH_TO_DATA_DIR", str(folder), "TRAIN.BATCH_SIZE", 4]
 
 
-def work(words: list) -> None:
-    sys.exit(run([RECIPE], words, ""))
-
-
-def start(tiny, output, *more):
+def begin(words, output, *more):
     """A process that trains."""
-    process = CONTEXT.Process(target=work, args=([*tiny, *EVERYTHING, *more, "OUTPUT_DIR", str(output)],))
-    process.start()
-    return process
+    return start([*words, *more, "OUTPUT_DIR", str(output)])
 
 
-def finish(tiny, output, *more) -> int:
+def finish(words, output, *more) -> int:
     """Train to the end; the exit status."""
-    process = start(tiny, output, *more)
+    process = begin(words, output, *more)
     process.join(300)
     return process.exitcode
 
@@ -86,8 +82,8 @@ def same(first, second, path="") -> None:
         raise AssertionError(f"{path}: {first} and {second}")
 
 
-def assert_same_run(one: Path, two: Path) -> None:
-    first, second = (read_checkpoint(epoch_path(folder, 3)) for folder in (one, two))
+def assert_same_run(one: Path, two: Path, epochs: int = 3) -> None:
+    first, second = (read_checkpoint(epoch_path(folder, epochs)) for folder in (one, two))
     for part in ("model_state", "optimizer_state", "ema_state", "best_top1"):
         same(first[part], second[part], part)
     for content in (first, second):
@@ -97,40 +93,40 @@ def assert_same_run(one: Path, two: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tiny, tmp_path_factory):
+def uninterrupted(words, tmp_path_factory):
     output = tmp_path_factory.mktemp("uninterrupted")
-    assert finish(tiny, output) == DONE
+    assert finish(words, output) == DONE
     return output
 
 
-def test_a_run_killed_again_and_again_ends_with_the_same_weights(tiny, uninterrupted, tmp_path):
+def test_a_run_killed_again_and_again_ends_with_the_same_weights(words, uninterrupted, tmp_path):
     """SIGKILL at three random points, each time after at least one more step."""
     rng = np.random.default_rng()
     for _ in range(3):
-        assert send_after(start(tiny, tmp_path), tmp_path, int(rng.integers(1, 4)), signal.SIGKILL) == -signal.SIGKILL
+        assert send_after(begin(words, tmp_path), tmp_path, int(rng.integers(1, 4)), signal.SIGKILL) == -signal.SIGKILL
     # As if the disk had lost the end of the newest file.
     newest = checkpoints(tmp_path)[-1]
     newest.write_bytes(newest.read_bytes()[: int(rng.integers(newest.stat().st_size))])
-    assert finish(tiny, tmp_path) == DONE
+    assert finish(words, tmp_path) == DONE
     log = (tmp_path / "stdout.log").read_text()
     assert "trying the checkpoint before it" in log
     assert "resuming after epoch" in log
     assert_same_run(uninterrupted, tmp_path)
 
 
-def test_a_run_asked_to_stop_saves_and_goes_on(tiny, uninterrupted, tmp_path):
+def test_a_run_asked_to_stop_saves_and_goes_on(words, uninterrupted, tmp_path):
     """SIGTERM, then SIGUSR1, without other checkpoints within epochs than those they ask for."""
     for number, steps in ((signal.SIGTERM, 2), (signal.SIGUSR1, 3)):
-        assert send_after(start(tiny, tmp_path, "TRAIN.CHECKPOINT_STEPS", 0), tmp_path, steps, number) == STOPPED
+        assert send_after(begin(words, tmp_path, "TRAIN.CHECKPOINT_STEPS", 0), tmp_path, steps, number) == STOPPED
         assert f"stopped by {number.name}: saved" in (tmp_path / "stdout.log").read_text()
         # Every step that was done is in it: none is done twice.
         done, last = steps_logged(tmp_path), checkpoints(tmp_path)[-1]
         content = read_checkpoint(last)
-        assert 4 * (content["epoch"] + 1) + content["step"] == done
+        assert 3 * (content["epoch"] + 1) + content["step"] == done
         assert content["sums"]["steps"] == content["step"] > 0
         assert last == step_path(tmp_path, content["epoch"] + 1, content["step"])
-    assert finish(tiny, tmp_path, "TRAIN.CHECKPOINT_STEPS", 0) == DONE
-    assert steps_logged(tmp_path) == 12
+    assert finish(words, tmp_path, "TRAIN.CHECKPOINT_STEPS", 0) == DONE
+    assert steps_logged(tmp_path) == 9
     assert_same_run(uninterrupted, tmp_path)
 
 
@@ -138,20 +134,24 @@ def test_checkpoints_within_epochs_go_when_they_are_superseded(uninterrupted):
     assert [path.name for path in checkpoints(uninterrupted)] == [
         "checkpoint_epoch_00001.pyth",
         "checkpoint_epoch_00002.pyth",
-        "checkpoint_epoch_00002_step_0000003.pyth",
+        "checkpoint_epoch_00002_step_0000002.pyth",
         "checkpoint_epoch_00003.pyth",
     ]
 
 
-def test_all_ranks_stop_at_the_same_step(tiny, tmp_path):
-    two = ["NUM_CPU_RANKS", 2, "DATA_LOADER.NUM_WORKERS", 0, "TRAIN.CHECKPOINT_STEPS", 0]
-    whole = start(tiny, tmp_path / "whole", *two)
-    assert send_after(start(tiny, tmp_path / "cut", *two), tmp_path / "cut", 2, signal.SIGTERM) == STOPPED
+def test_all_ranks_stop_at_the_same_step(words, tmp_path):
+    """One of two ranks is asked to stop."""
+    several = [*words, "DATA_LOADER.NUM_WORKERS", 0, "TRAIN.CHECKPOINT_STEPS", 0, "SOLVER.MAX_EPOCH", 2]
+    whole, cut = (start_two([*several, "OUTPUT_DIR", str(tmp_path / name)]) for name in ("whole", "cut"))
+    assert send_after(cut[1], tmp_path / "cut", 2, signal.SIGTERM) == STOPPED
+    cut[0].join(200)
+    assert cut[0].exitcode == STOPPED
     assert checkpoints(tmp_path / "cut")
-    assert finish(tiny, tmp_path / "cut", *two) == DONE
-    assert steps_logged(tmp_path / "cut") == 12
-    whole.join(300)
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    for process in [*whole, *start_two([*several, "OUTPUT_DIR", str(tmp_path / "cut")])]:
+        process.join(200)
+        assert process.exitcode == DONE
+    assert steps_logged(tmp_path / "cut") == 6
+    assert_same_run(tmp_path / "whole", tmp_path / "cut", epochs=2)
 
 
 SECOND_SIGNAL = """

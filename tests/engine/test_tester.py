@@ -13,12 +13,13 @@ import pytest
 import torch
 
 import videobench
-from tests.plain_test import plain_scores
+from tests.plain_loop import compute_in_double, plain_scores
 from tests.tiny_networks import lively
 from tests.video_fixtures import write_clip
-from videobench.config import load_config
-from videobench.engine import scores, tester
-from videobench.engine.run import DONE, FAILED_VIDEOS, STOPPED, run
+from videobench.config import ConfigError, load_config
+from videobench.config.checks import check_config
+from videobench.engine import scores
+from videobench.engine.run import DONE, FAILED_VIDEOS, STOPPED, WRONG_INPUT, run
 from videobench.engine.tester import ensemble_scores, video_groups
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,16 +82,8 @@ def basis(tmp_path_factory) -> dict:
 
 @pytest.fixture
 def double(monkeypatch):
-    """The tester's network computes in float64, so that differences are mistakes and no rounding."""
-    build = tester.build_model
-
-    def build_double(cfg):
-        model = build(cfg).double()
-        forward = model.forward
-        model.forward = lambda clip: forward(clip.double())
-        return model
-
-    monkeypatch.setattr(tester, "build_model", build_double)
+    """Scores in float64."""
+    compute_in_double(monkeypatch)
 
 
 def go(basis: dict, output: Path, **more) -> int:
@@ -210,7 +203,9 @@ def test_what_a_test_leaves(basis, tmp_path):
     assert results["mean_class_accuracy"] == pytest.approx(np.mean(known))
     for key in ("checkpoint_sha256", "list_sha256", "class_names_sha256"):
         assert len(results[key]) == 64
-    assert results["protocol"]["frames"] == 4
+    facts = {"frames": 4, "sampling_rule": "native", "stored_as": "videos", "antialias": True, "crop_ratio": None}
+    facts |= {"short_side_one_crop": 36, "weights": "model", "precision": "fp32"}
+    assert facts.items() <= results["protocol"].items()
     assert results["videos_per_second"] == pytest.approx(VIDEOS / results["seconds"], rel=0.01)
     predictions = np.load(tmp_path / "predictions.npz")
     assert predictions["index"].tolist() == list(range(VIDEOS))
@@ -233,6 +228,41 @@ def test_what_a_test_leaves(basis, tmp_path):
     assert stats[-1]["top1_acc"] == f"{results['top1']:.2f}"
     # Nothing is left to go on with.
     assert not (tmp_path / "test_scores").exists()
+
+
+def test_the_averaged_weights(basis, double, tmp_path):
+    content = torch.load(basis["TEST.CHECKPOINT_FILE_PATH"], weights_only=True)
+    average = {name: tensor * 1.5 for name, tensor in content["model_state"].items()}
+    torch.save(content | {"ema_state": average}, tmp_path / "both.pyth")
+    torch.save({"model_state": average}, tmp_path / "average.pyth")
+    both = {"TEST__CHECKPOINT_FILE_PATH": str(tmp_path / "both.pyth")}
+    assert go(basis, tmp_path / "a", **both, TEST__WEIGHTS="ema") == DONE
+    assert go(basis, tmp_path / "b", TEST__CHECKPOINT_FILE_PATH=str(tmp_path / "average.pyth")) == DONE
+    assert go(basis, tmp_path / "c", **both) == DONE
+    np.testing.assert_array_equal(scores_of(tmp_path / "a"), scores_of(tmp_path / "b"))
+    assert np.abs(scores_of(tmp_path / "a") - scores_of(tmp_path / "c")).max() > 0.01
+    assert json.loads((tmp_path / "a/test_results.json").read_text())["protocol"]["weights"] == "ema"
+
+
+def test_weights_without_an_average(basis, tmp_path, capsys):
+    assert go(basis, tmp_path, TEST__WEIGHTS="ema") == WRONG_INPUT
+    assert "weights.pyth: no averaged weights in it" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"TEST.WEIGHTS is ema, but this run keeps no average"):
+        check_config(load_config([RECIPE], words(basis | {"TRAIN.ENABLE": True, "TEST.WEIGHTS": "ema"})))
+
+
+def test_lower_precision_and_another_layout(basis, tmp_path):
+    assert go(basis, tmp_path / "exact") == DONE
+    exact = scores_of(tmp_path / "exact")
+    assert go(basis, tmp_path / "bf16", TEST__PRECISION="bf16") == DONE
+    assert go(basis, tmp_path / "innermost", TRAIN__CHANNELS_LAST=True) == DONE
+    assert 1e-5 < np.abs(scores_of(tmp_path / "bf16") - exact).mean() < 0.2
+    assert scores_of(tmp_path / "bf16").dtype == np.float64
+    np.testing.assert_allclose(scores_of(tmp_path / "bf16").sum(1), 2, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(scores_of(tmp_path / "innermost"), exact, rtol=0, atol=1e-4)
+    assert json.loads((tmp_path / "bf16/test_results.json").read_text())["protocol"]["precision"] == "bf16"
+    with pytest.raises(ConfigError, match=r"TEST.PRECISION fp16 needs a GPU"):
+        check_config(load_config([RECIPE], words(basis | {"TEST.PRECISION": "fp16", "NUM_GPUS": 0})))
 
 
 # Stopping and going on ----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import videobench
-from tests.plain_test import plain_scores
+from tests.plain_loop import compute_in_double, plain_scores
 from tests.tiny_networks import lively
 from tests.video_fixtures import pictures, write_clip
 from videobench.config import load_config
@@ -33,6 +33,12 @@ SMALL_UNIFORMER = {
     "UNIFORMER.HEAD_DIM": 8,
     "DATA.NUM_FRAMES": 4,
 }
+
+
+@pytest.fixture(autouse=True)
+def double(monkeypatch):
+    """Scores in float64."""
+    compute_in_double(monkeypatch)
 
 
 def words(options):
@@ -100,9 +106,12 @@ def test_actions(kitchen):
     results, predictions, expected, final = finished_test(options, kitchen)
     labels = {head: predictions[f"{head}_label"] for head in ("verb", "noun")}
     assert labels["verb"].tolist() == [3, 96, 0, 11]
+    # What auto stands for, and no margin around a single crop.
+    facts = {"sampling_rule": "epic", "stored_as": "frames", "short_side_one_crop": 32}
+    assert facts.items() <= results["protocol"].items()
     ranks = {}
     for head in ("verb", "noun"):
-        np.testing.assert_allclose(predictions[f"{head}_scores"], expected[head], rtol=0, atol=2e-5)
+        np.testing.assert_allclose(predictions[f"{head}_scores"], expected[head], rtol=0, atol=1e-6)
         order = np.argsort(-expected[head], 1)
         ranks[head] = np.array([np.flatnonzero(o == label)[0] for o, label in zip(order, labels[head], strict=True)])
         assert predictions[f"{head}_agreement"].shape == (4,)
@@ -143,7 +152,7 @@ def test_several_labels_per_video(clips):
         "DATA.ENSEMBLE_METHOD": "max",
     }
     results, predictions, expected, final = finished_test(options, clips)
-    np.testing.assert_allclose(predictions["scores"], expected[""], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(predictions["scores"], expected[""], rtol=0, atol=1e-6)
     labels = predictions["label"]
     assert labels.tolist() == [[1, 0, 1, 0, 0], [0, 1, 0, 0, 0], [1, 1, 0, 0, 1], [0, 0, 1, 0, 0], [0, 0, 0, 0, 1]]
     precisions = []
@@ -183,8 +192,10 @@ def test_pictures(tmp_path):
         "TEST.NUM_SPATIAL_CROPS": 1,
     }
     results, predictions, expected, final = finished_test(options, tmp_path, (3, 1, 32, 32))
-    np.testing.assert_allclose(predictions["scores"], expected[""], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(predictions["scores"], expected[""], rtol=0, atol=1e-6)
     assert predictions["label"].tolist() == [0, 0, 1, 1, 2, 2]
+    facts = {"stored_as": "pictures", "short_side_one_crop": None, "crop_ratio": 0.875, "antialias": True}
+    assert facts.items() <= results["protocol"].items()
     assert results["top1"] == pytest.approx(100 * np.mean(expected[""].argmax(1) == predictions["label"]))
     assert results["top5"] == 100.0
     assert final["top1_err"] == f"{100 - results['top1']:.2f}"

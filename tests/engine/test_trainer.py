@@ -20,6 +20,7 @@ from videobench.datasets.augment import Augmentation
 from videobench.engine.checkpoint import best_path, checkpoint_dir, checkpoints, epoch_path
 from videobench.engine.metrics import training_errors
 from videobench.engine.trainer import OutOfMemory, Trainer
+from videobench.engine.validation import Validation
 from videobench.models import WeightsError
 from videobench.models.weights import read_checkpoint, write_checkpoint
 from videobench.reporting.progress import ROUTINE, Progress
@@ -54,6 +55,15 @@ def train(tiny, tmp_path):
         return trainer
 
     return go
+
+
+@pytest.fixture(scope="module")
+def few(demo_data, tmp_path_factory) -> list:
+    """Overrides for two steps of four videos, where how many there are does not matter."""
+    folder = tmp_path_factory.mktemp("few")
+    for split, count in (("train", 8), ("val", 4)):
+        (folder / f"{split}.csv").write_text("\n".join((demo_data / f"{split}.csv").read_text().split("\n")[:count]))
+    return ["DATA.PATH_TO_DATA_DIR", str(folder), "TRAIN.BATCH_SIZE", 4]
 
 
 def weights(output, epochs=1):
@@ -125,56 +135,75 @@ def test_out_of_memory_says_what_helps(train, monkeypatch):
         assert text in str(error.value)
 
 
-def test_an_automatic_micro_batch_is_the_whole_batch_on_the_cpu(train, tmp_path):
-    assert train("TRAIN.MICRO_BATCH", "auto").step.micro_batch == 8
-    train(output=tmp_path / "whole")
+def test_an_automatic_micro_batch_is_the_whole_batch_on_the_cpu(train, few, tmp_path):
+    assert train(*few, "TRAIN.MICRO_BATCH", "auto").step.micro_batch == 4
+    train(*few, output=tmp_path / "whole")
     assert all(
         torch.equal(a, b) for a, b in zip(weights(tmp_path).values(), weights(tmp_path / "whole").values(), strict=True)
     )
 
 
-def test_the_average_is_validated_and_saved(train, tmp_path):
-    trainer = train("TRAIN.EMA", True, "TRAIN.EMA_DECAY", 0.5)
-    content = read_checkpoint(epoch_path(tmp_path, 1))
+def test_the_average_is_validated_saved_and_decides_what_is_best(train, few, tmp_path, monkeypatch):
+    # Top-1 errors of the weights and of their average, epoch by epoch.
+    given = iter([50.0, 40.0, 30.0, 60.0])
+    monkeypatch.setattr(Validation, "__call__", lambda *_, **__: {"top1_err": next(given), "top5_err": 0.0})
+    train(*few, "TRAIN.EMA", True, "TRAIN.EMA_DECAY", 0.5, "SOLVER.MAX_EPOCH", 2)
+    content = read_checkpoint(best_path(tmp_path))
     assert content["ema_state"].keys() == content["model_state"].keys()
     assert any(
         not torch.equal(content["ema_state"][name], content["model_state"][name]) for name in content["ema_state"]
     )
-    record = trainer.state.history[0]
-    assert {"val_top1_err", "val_top5_err", "val_ema_top1_err", "val_ema_top5_err"} <= record.keys()
+    assert content["history"][0]["val_clip_top1_err"] == 50.0
+    assert content["history"][0]["val_clip_ema_top1_err"] == 40.0
+    # Without the average, the second epoch would be the better one.
+    assert (content["epoch"], content["best_top1"]) == (0, 60.0)
 
 
-def test_batch_norm_frozen_and_precise(train, tmp_path):
+def test_an_earlier_history_goes_on_under_today_s_names(train, few, tmp_path):
+    train(*few)
+    path = epoch_path(tmp_path, 1)
+    content = read_checkpoint(path)
+    content["history"] = [{k.replace("val_clip_", "val_"): v for k, v in r.items()} for r in content["history"]]
+    content["history"][0]["val_top1_err"] = 0.0
+    write_checkpoint(path, content)
+    best = best_path(tmp_path).stat().st_mtime_ns
+    trainer = train(*few, "SOLVER.MAX_EPOCH", 2)
+    assert [record.keys() for record in trainer.state.history] == [trainer.state.history[0].keys()] * 2
+    assert "val_clip_top1_err" in trainer.state.history[0]
+    # Nothing is better than the first epoch.
+    assert trainer.state.best_top1 == 100.0
+    assert best_path(tmp_path).stat().st_mtime_ns == best
+
+
+def test_batch_norm_frozen_and_precise(train, few, tmp_path):
     def statistics(*more):
         output = tmp_path / str(len(list(tmp_path.iterdir())))
-        train(*more, output=output)
-        return {name: tensor for name, tensor in weights(output).items() if name.endswith("running_mean")}
+        train(*few, *more, output=output)
+        content = read_checkpoint(epoch_path(output, 1))
+        states = content["model_state"], content.get("ema_state", {})
+        return [{name: t for name, t in state.items() if name.endswith("running_mean")} for state in states]
 
-    plain = statistics()
-    frozen = statistics("MODEL.FROZEN_BN", True)
-    precise = statistics("BN.USE_PRECISE_STATS", True, "BN.NUM_BATCHES_PRECISE", 2)
+    plain = statistics()[0]
+    frozen = statistics("MODEL.FROZEN_BN", True)[0]
+    precise_batches = ["BN.USE_PRECISE_STATS", True, "BN.NUM_BATCHES_PRECISE", 2]
+    precise = statistics(*precise_batches)[0]
+    beside, average = statistics(*precise_batches, "TRAIN.EMA", True, "TRAIN.EMA_DECAY", 1 - 1e-9)
     assert all(tensor.eq(0).all() for tensor in frozen.values())
     assert any(not torch.equal(plain[name], precise[name]) for name in plain)
+    # The average, which is all but the first weights, has statistics of its own and changes none of the network's.
+    assert all(torch.equal(beside[name], precise[name]) for name in plain)
+    assert all(average[name].abs().max() > 1e-3 for name in plain)
 
 
-def test_several_samples_of_a_decode(train, tmp_path):
-    trainer = train("AUG.ENABLE", True, "AUG.AA_TYPE", "", "AUG.NUM_SAMPLE", 2)
-    assert trainer.step.micro_batch == 16
+def test_several_samples_of_a_decode(train, few):
+    trainer = train(*few, "AUG.ENABLE", True, "AUG.AA_TYPE", "", "AUG.NUM_SAMPLE", 2)
+    assert trainer.step.micro_batch == 8
     assert trainer.state.history[0]["train_loss"] > 0
 
 
-def test_a_stream_in_subclips(train):
-    movinet = [
-        "MODEL.MODEL_NAME",
-        "MoViNet",
-        "MOVINET.CAUSAL",
-        True,
-        "MOVINET.TRAIN_SUBCLIPS",
-        2,
-        "TRAIN.BATCH_SIZE",
-        16,
-    ]
-    trainer = train(*movinet, "TRAIN.MICRO_BATCH", 8)
+def test_a_stream_in_subclips(train, few, tmp_path):
+    movinet = ["MODEL.MODEL_NAME", "MoViNet", "MOVINET.CAUSAL", True, "MOVINET.TRAIN_SUBCLIPS", 2]
+    trainer = train(*movinet, *few, "TRAIN.MICRO_BATCH", 2, "BN.USE_PRECISE_STATS", True, "TRAIN.EMA", True)
     assert trainer.state.history[0]["train_loss"] > 0
     with pytest.raises(videobench.ConfigError, match=r"MOVINET.TRAIN_SUBCLIPS is 2; only a MoViNet"):
         train("MOVINET.TRAIN_SUBCLIPS", 2)
@@ -182,14 +211,14 @@ def test_a_stream_in_subclips(train):
         train(*movinet[:4], "MOVINET.TRAIN_SUBCLIPS", 3)
 
 
-def test_compiled_and_channels_innermost_learn_the_same(train, tmp_path, monkeypatch):
+def test_compiled_and_channels_innermost_learn_the_same(train, few, tmp_path, monkeypatch):
     compiled = []
     compile_with = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or compile_with(model, backend="eager"))
-    train("TRAIN.COMPILE", True, output=tmp_path / "compiled")
+    train(*few, "TRAIN.COMPILE", True, output=tmp_path / "compiled")
     assert len(compiled) == 1
-    train("TRAIN.CHANNELS_LAST", True, output=tmp_path / "innermost")
-    train(output=tmp_path / "plain")
+    train(*few, "TRAIN.CHANNELS_LAST", True, output=tmp_path / "innermost")
+    train(*few, output=tmp_path / "plain")
     plain = weights(tmp_path / "plain")
     for name in ("compiled", "innermost"):
         other = weights(tmp_path / name)
@@ -198,8 +227,8 @@ def test_compiled_and_channels_innermost_learn_the_same(train, tmp_path, monkeyp
             torch.testing.assert_close(other[key], tensor, atol=2e-3, rtol=1e-2, msg=f"{name}: {key}")
 
 
-def test_only_the_newest_checkpoints_and_the_best_stay(train, tmp_path):
-    train("SOLVER.MAX_EPOCH", 4, "TRAIN.KEEP_CHECKPOINTS", 2)
+def test_only_the_newest_checkpoints_and_the_best_stay(train, few, tmp_path):
+    train(*few, "SOLVER.MAX_EPOCH", 4, "TRAIN.KEEP_CHECKPOINTS", 2)
     assert [path.name for path in checkpoints(tmp_path)] == [
         "checkpoint_epoch_00003.pyth",
         "checkpoint_epoch_00004.pyth",
@@ -208,19 +237,19 @@ def test_only_the_newest_checkpoints_and_the_best_stay(train, tmp_path):
     assert all(path.suffix == ".pyth" for path in checkpoint_dir(tmp_path).iterdir())
 
 
-def test_a_checkpoint_describes_itself(train, tmp_path):
-    train()
+def test_a_checkpoint_describes_itself(train, few, tmp_path):
+    train(*few)
     content = read_checkpoint(epoch_path(tmp_path, 1))
     assert content["epoch"] == 0
     assert "MODEL_NAME: Uniformer" in content["cfg"]
     assert content["class_names"][0] == "moving left"
     assert {"videobench", "torch", "av", "python"} <= content["versions"].keys()
-    assert content["history"][0]["val_top1_err"] == 100 - content["best_top1"]
+    assert content["history"][0]["val_clip_top1_err"] == 100 - content["best_top1"]
 
 
-def test_a_slowfast_checkpoint_is_continued_or_initialises(train, tmp_path, caplog):
+def test_a_slowfast_checkpoint_is_continued_or_initialises(train, few, tmp_path, caplog):
     """Files of SlowFast-like code bases: groups without our names, a scaler under another name, nothing else."""
-    train("SOLVER.MAX_EPOCH", 2, output=tmp_path / "own")
+    train(*few, "SOLVER.MAX_EPOCH", 2, output=tmp_path / "own")
     own = read_checkpoint(epoch_path(tmp_path / "own", 1))
     published = {name: own[name] for name in ("epoch", "model_state", "optimizer_state")} | {"cfg": "", "scaler": {}}
     for group in published["optimizer_state"]["param_groups"]:
@@ -228,7 +257,7 @@ def test_a_slowfast_checkpoint_is_continued_or_initialises(train, tmp_path, capl
             group.pop(name)
     path = tmp_path / "published.pyth"
     write_checkpoint(path, published)
-    source = ["TRAIN.CHECKPOINT_FILE_PATH", str(path), "TRAIN.CHECKPOINT_TYPE", "pytorch", "SOLVER.MAX_EPOCH", 2]
+    source = [*few, "TRAIN.CHECKPOINT_FILE_PATH", str(path), "TRAIN.CHECKPOINT_TYPE", "pytorch", "SOLVER.MAX_EPOCH", 2]
     train(*source, output=tmp_path / "on")
     one, two = weights(tmp_path / "own", 2), weights(tmp_path / "on", 2)
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -245,7 +274,7 @@ def test_tensorboard_has_the_curves(train, tmp_path):
     train("TENSORBOARD.ENABLE", True, "TENSORBOARD.HISTOGRAMS", True)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     names = ("loss", "lr", "grad_norm", "clips_per_second", "data_wait_percent", "memory_gib", "top1_err")
-    assert {f"train/{name}" for name in names} | {"val/top1_err"} <= set(events.Tags()["scalars"])
+    assert {f"train/{name}" for name in names} | {"val/clip_top1_err"} <= set(events.Tags()["scalars"])
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4]
     assert "head/weight" in events.Tags()["histograms"]
 
@@ -273,7 +302,7 @@ def test_several_labels_per_video(train, demo_data, tmp_path):
     trainer = train("DATA.PATH_TO_DATA_DIR", str(folder), *several, output=tmp_path / "out")
     record = trainer.state.history[0]
     assert 0 < record["train_loss"] < 2
-    assert 0 <= record["val_map"] <= 100
+    assert 0 <= record["val_clip_map"] <= 100
 
 
 def test_actions_of_verb_and_noun(train, tmp_path):
@@ -316,8 +345,8 @@ def test_actions_of_verb_and_noun(train, tmp_path):
     ]
     record = train(*epic, output=tmp_path / "out").state.history[0]
     errors = ["top1_err", "top5_err", *(f"{head}_top{k}_err" for head in ("verb", "noun") for k in (1, 5))]
-    assert {f"{part}_{name}" for part in ("train", "val") for name in errors} <= record.keys()
-    assert record["val_top1_err"] >= max(record["val_verb_top1_err"], record["val_noun_top1_err"])
+    assert {f"{part}_{name}" for part in ("train", "val_clip") for name in errors} <= record.keys()
+    assert record["val_clip_top1_err"] >= max(record["val_clip_verb_top1_err"], record["val_clip_noun_top1_err"])
 
 
 @pytest.mark.parametrize("network", ["MViT", "MorphMLP_image"])
@@ -350,7 +379,7 @@ def test_images(train, tmp_path, network):
     ]
     record = train(*images, output=tmp_path / "out").state.history[0]
     assert record["train_loss"] > 0
-    assert 0 <= record["val_top1_err"] <= 100
+    assert 0 <= record["val_clip_top1_err"] <= 100
 
 
 # Errors of a batch, and the live line ---------------------------------------------------------------------------------
@@ -408,8 +437,8 @@ def test_a_live_line_on_a_terminal_and_plain_lines_elsewhere(monkeypatch, is_one
     assert terminal.text.rstrip().endswith("after it")
 
 
-def test_json_lines_of_an_epoch(train, tmp_path):
-    train("SOLVER.MAX_EPOCH", 2, "TRAIN.EMA", True)
+def test_json_lines_of_an_epoch(train, few, tmp_path):
+    train(*few, "SOLVER.MAX_EPOCH", 2, "TRAIN.EMA", True)
     lines = [
         json.loads(line.split("json_stats: ")[1]) for line in (tmp_path / "json_stats.log").read_text().splitlines()
     ]

@@ -38,6 +38,22 @@ def test_precise_statistics_are_those_of_all_batches_together():
     assert (norm.running_mean, norm.running_var) == tensors  # the same tensors, new values
 
 
+def test_an_average_gets_statistics_of_its_own():
+    inputs = batches(3)
+    model, average, alone = network(), network().eval(), network()
+    for parameter in average.parameters():
+        parameter.requires_grad_(False).mul_(2)
+    for each in (model, alone):
+        training_mode(each)
+        torch.manual_seed(1)
+        recompute_statistics(each, inputs, 3, average=average if each is model else None)
+    values = average[0](torch.cat(inputs))
+    torch.testing.assert_close(average[1].running_mean, values.mean((0, 2, 3, 4)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(average[1].running_var, values.var((0, 2, 3, 4), unbiased=False), rtol=1e-5, atol=1e-5)
+    assert not any(module.training for module in average.modules())
+    assert all(torch.equal(tensor, statistics(alone)[name]) for name, tensor in statistics(model).items())
+
+
 def test_ranks_agree_on_the_statistics_of_all_their_batches():
     first, second = batches(2), batches(2)
     alone = network().train()

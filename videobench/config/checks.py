@@ -106,6 +106,8 @@ def _choices(cfg: CfgNode):
         ("TEST.SCORES", cfg.TEST.SCORES, ("softmax", "logits", "sigmoid")),
         ("TEST.SINGLE_CROP", cfg.TEST.SINGLE_CROP, ("centre", "left")),
         ("TEST.CHECKPOINT", cfg.TEST.CHECKPOINT, ("last", "best")),
+        ("TEST.WEIGHTS", cfg.TEST.WEIGHTS, ("model", "ema")),
+        ("TEST.PRECISION", cfg.TEST.PRECISION, PRECISIONS),
         ("TRAIN.CHECKPOINT_INFLATION", cfg.TRAIN.CHECKPOINT_INFLATION, ("mean", "repeat", "centre")),
         ("TRAIN.PRECISION", cfg.TRAIN.PRECISION, PRECISIONS),
         ("BN.NORM_TYPE", cfg.BN.NORM_TYPE, ("batchnorm", "sync_batchnorm")),
@@ -122,8 +124,11 @@ def _choices(cfg: CfgNode):
     for key, value, known in rows:
         if value not in known:
             yield f"{key} is {value!r}; use {' or '.join(known)}"
-    if cfg.TRAIN.PRECISION == "fp16" and cfg.NUM_GPUS == 0:
-        yield "TRAIN.PRECISION fp16 needs a GPU (NUM_GPUS is 0); use bf16 or fp32 on the CPU"
+    for key, section in (("TRAIN.PRECISION", cfg.TRAIN), ("TEST.PRECISION", cfg.TEST)):
+        if section.PRECISION == "fp16" and cfg.NUM_GPUS == 0:
+            yield f"{key} fp16 needs a GPU (NUM_GPUS is 0); use bf16 or fp32 on the CPU"
+    if cfg.TEST.WEIGHTS == "ema" and cfg.TRAIN.ENABLE and cfg.TEST.ENABLE and not cfg.TRAIN.EMA:
+        yield "TEST.WEIGHTS is ema, but this run keeps no average; set TRAIN.EMA True, or TEST.WEIGHTS model"
 
 
 def _enabled_data_sets(cfg: CfgNode) -> dict[str, str]:
@@ -236,6 +241,8 @@ def _schedule(cfg: CfgNode):
     for key in ("CLIP_GRAD_VAL", "CLIP_GRAD_L2NORM"):
         if solver[key] is not None and not solver[key] > 0:
             yield f"SOLVER.{key} is {solver[key]}; use a number above 0, or None for no clipping"
+    if solver.BASE_LR_NUM_SHARDS < 0:
+        yield f"SOLVER.BASE_LR_NUM_SHARDS is {solver.BASE_LR_NUM_SHARDS}; use 0 for NUM_SHARDS, or a number of machines"
     if not 0 < solver.LAYER_DECAY <= 1:
         yield f"SOLVER.LAYER_DECAY is {solver.LAYER_DECAY}; use a factor above 0 and up to 1 (the same rate everywhere)"
     if solver.FREEZE_LAYERS < -1:

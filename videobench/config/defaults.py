@@ -348,7 +348,7 @@ _C.DATA_LOADER.NUM_WORKERS = -1
 _C.DATA_LOADER.PREFETCH = 2
 # Seconds that a worker may take to read one video before it counts as unreadable; 0 means any time.
 _C.DATA_LOADER.TIMEOUT = 300.0
-# Pinned host memory for the copy to a GPU.
+# Copy clips and views to a GPU through pinned memory, without waiting.
 _C.DATA_LOADER.PIN_MEMORY = True
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -384,7 +384,8 @@ _C.TRAIN.TF32 = True
 _C.TRAIN.MICRO_BATCH = 0
 # Compile the network with torch.compile: minutes at the start, faster steps after that.
 _C.TRAIN.COMPILE = False
-# Keep clips and convolution weights with the channels innermost (channels_last_3d): faster for some networks.
+# Keep clips and convolution weights with the channels innermost (channels_last_3d), in tests too: faster for some
+# networks.
 _C.TRAIN.CHANNELS_LAST = False
 # Stop after so many steps in a row whose loss or gradient is not finite; each of them is skipped.
 _C.TRAIN.MAX_NONFINITE_STEPS = 20
@@ -406,8 +407,14 @@ _C.TEST.DATASET = "kinetics"
 _C.TEST.BATCH_SIZE = 8
 # Weights to test; empty means what training left in OUTPUT_DIR (see CHECKPOINT).
 _C.TEST.CHECKPOINT_FILE_PATH = ""
-# Which of OUTPUT_DIR's checkpoints to test: best (by validation top-1) or last.
+# Which of OUTPUT_DIR's checkpoints to test: best (by validation top-1, that of the average with TRAIN.EMA) or last.
 _C.TEST.CHECKPOINT = "last"
+# Which weights of the checkpoint to test: model, or ema (their average, kept with TRAIN.EMA).
+_C.TEST.WEIGHTS = "model"
+# Arithmetic of the network: fp32, bf16 or fp16 (GPUs only); scores are summed in float64 (validation: TRAIN.PRECISION).
+_C.TEST.PRECISION = "fp32"
+# Let float32 products and convolutions of the test round their inputs to TF32, on GPUs that have it.
+_C.TEST.TF32 = True
 # Clips per video, spread over time; -1 (SlowFast) means 10, with 1, 3, 5 and 7 in VIEW_SWEEP.
 _C.TEST.NUM_ENSEMBLE_VIEWS = 10
 # Crops per clip, spread along the long side: 1 (see SINGLE_CROP) or 3.
@@ -433,6 +440,8 @@ _C.SOLVER.OPTIMIZING_METHOD = "adamw"
 _C.SOLVER.BASE_LR = 0.1
 # Multiply BASE_LR, WARMUP_START_LR and COSINE_END_LR by NUM_SHARDS.
 _C.SOLVER.BASE_LR_SCALE_NUM_SHARDS = False
+# Number of machines to take for that; 0 means NUM_SHARDS. A run that goes on with another number keeps the first one.
+_C.SOLVER.BASE_LR_NUM_SHARDS = 0
 # cosine or steps_with_relative_lrs.
 _C.SOLVER.LR_POLICY = "cosine"
 # Learning rate at the end of the cosine.

@@ -104,6 +104,11 @@ def decode(source: str | Path | bytes, indices: Sequence[int], index: VideoIndex
         return video.decode(indices)
 
 
+#: Frames handed over at a time by `Video.decode_parts`, and what takes them.
+PART = 16
+Take = Callable[[list[int], Tensor], None]
+
+
 class Video:
     """An open video file: its facts and its frames, found once. Use as a context manager.
 
@@ -137,6 +142,8 @@ class Video:
         self._decoded: list[av.VideoFrame] | None = None
         # The packet that reading would go on with; None where only a seek helps.
         self._next: int | None = 0
+        # Who takes frames as they come, a few at a time.
+        self._take: Take | None = None
         if index is not None:
             self.index = index
 
@@ -230,6 +237,20 @@ class Video:
         pixels = torch.from_numpy(pictures.pixels)
         return pixels if asked == wanted else pixels[[place[i] for i in asked]]
 
+    def decode_parts(self, indices: Sequence[int], take: Take) -> None:
+        """Decode as :meth:`decode` does, in one pass too, with no more than ``PART`` frames in memory at a time.
+
+        Args:
+            indices: different frame numbers, rising.
+            take: called with rows (places in ``indices``) and their frames, uint8 RGB [rows, H, W, 3], which are
+                overwritten later. Where decoding has to begin anew, rows come again, and the later frames count.
+        """
+        self._take = take
+        try:
+            self.decode(indices)
+        finally:
+            self._take = None
+
     def _check_range(self, wanted: list[int], index: VideoIndex) -> None:
         outside = wanted[0] if wanted[0] < 0 else wanted[-1]
         if not 0 <= outside < index.frames:
@@ -263,14 +284,19 @@ class Video:
                     damage = _CUT_SHORT
                     break
                 # Frames without a time, and new parameters in the middle, are for the decoder to sort out.
-                if packet.pts is None or (pts and packet.has_sidedata("new_extradata")):
+                time = packet.pts
+                if time is None:
                     return None
+                for side in packet.iter_sidedata():
+                    if pts and side.data_type == "new_extradata":
+                        return None
                 # The first packet is where a plain decode begins, too.
-                key = packet.is_keyframe and (not pts or starts_afresh(packet, self._codec, extradata))
-                pts.append(packet.pts)
+                marked = packet.is_keyframe
+                key = marked and (not pts or starts_afresh(packet, self._codec, extradata))
+                pts.append(time)
                 pos.append(-1 if packet.pos is None else packet.pos)
-                kind.append(KEY * key + SHOWN * shows_picture(packet, self._codec) + MARKED * packet.is_keyframe)
-                end = (packet.pts if packet.dts is None else packet.dts) + (packet.duration or 1)
+                kind.append(KEY * key + SHOWN * shows_picture(packet, self._codec) + MARKED * marked)
+                end = (time if packet.dts is None else packet.dts) + (packet.duration or 1)
                 size += packet.size
                 if size <= _KEEP_PACKETS:
                     packets.append(packet)
@@ -313,7 +339,7 @@ class Video:
     def _decode_from_key_frames(self, wanted: list[int]) -> "_Pictures | None":
         """The pictures; None when what comes out is not what the index announced."""
         index, decoder = self.index, self._decoder
-        pictures = _Pictures(len(wanted), self._reformatter)
+        pictures = _Pictures(len(wanted), self._reformatter, self._take)
         rows = {int(index.pts[index.order[i]]): row for row, i in enumerate(wanted)}
         decoder.flush_buffers()
         try:
@@ -349,7 +375,7 @@ class Video:
         return pictures if pictures.complete else None
 
     def _decode_from_start(self, wanted: list[int]) -> "_Pictures":
-        pictures = _Pictures(len(wanted), self._reformatter)
+        pictures = _Pictures(len(wanted), self._reformatter, self._take)
         rows = {i: row for row, i in enumerate(wanted)}
         for i, frame in enumerate(self._in_order() if self._decoded is None else self._decoded):
             if i in rows:
@@ -414,10 +440,11 @@ class _Damage(Exception):
 
 
 class _Pictures:
-    """Rows of RGB pictures [T, H, W, 3], filled one by one."""
+    """Rows of RGB pictures [T, H, W, 3], filled one by one, or handed over a part at a time."""
 
-    def __init__(self, count: int, reformatter: VideoReformatter) -> None:
-        self._count, self._reformatter = count, reformatter
+    def __init__(self, count: int, reformatter: VideoReformatter, take: Take | None) -> None:
+        self._count, self._reformatter, self._take = count, reformatter, take
+        self._waiting: list[int] = []
         self._filled: set[int] = set()
         self.pixels: np.ndarray | None = None
         self.geometry: tuple[int, int, int] | None = None
@@ -434,13 +461,21 @@ class _Pictures:
         picture, turn = upright(np.ndarray(shape, np.uint8, plane, strides=(plane.line_size, 3, 1)), frame)
         height, width = picture.shape[:2]
         if self.pixels is None:
-            self.pixels = np.empty((self._count, height, width, 3), np.uint8)
+            rows = self._count if self._take is None else min(PART, self._count)
+            self.pixels = np.empty((rows, height, width, 3), np.uint8)
             self.geometry = width, height, turn
         elif self.pixels.shape[1:] != picture.shape:
             before = f"{self.pixels.shape[2]} x {self.pixels.shape[1]}"
             raise _Damage(f"the size of the frames changes from {before} to {width} x {height}")
-        self.pixels[row] = picture
         self._filled.add(row)
+        if self._take is None:
+            self.pixels[row] = picture
+            return
+        self.pixels[len(self._waiting)] = picture
+        self._waiting.append(row)
+        if len(self._waiting) == len(self.pixels) or self.complete:
+            self._take(self._waiting, torch.from_numpy(self.pixels[: len(self._waiting)]))
+            self._waiting = []
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:

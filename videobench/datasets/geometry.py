@@ -4,9 +4,11 @@ Every frame and channel of a clip is sampled at the same places, so a map is one
 frame, applied to all frames and channels at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from math import ceil, cos, floor, radians, sin
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,8 +20,10 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 _EDGE = 2
 # Keeps float32's rounding from losing a level where Pillow's double precision has a whole number.
 _SAFE = 1 + 4e-6
-# Output pixels that are computed at a time on a CPU.
-_PIECE = 7168
+# Where the taps of a kernel lie, from the source pixel to the left.
+_OFFSETS = {"whole": (0,), "bilinear": (0, 1), "bicubic": (-1, 0, 1, 2)}
+# Pixels that are worked on at a time on a CPU: no multiple of 1024, at which rows of a matrix drive each other out.
+_PIECE = 7168 + 48
 
 
 def rotation(degrees: float, width: int, height: int) -> Matrix:
@@ -41,13 +45,13 @@ def affine(clip: Tensor, matrix: Matrix, interpolation: str, fill: Sequence[int]
         fill: one value per channel.
     """
     frames, channels, height, width = clip.shape
-    planes, device = frames * channels, clip.device
+    planes, pixels, device = frames * channels, height * width, clip.device
     table, stride, background = _table(clip, fill)
     index, weight = _samples(height, width, matrix, interpolation, stride, background, device)
-    mapped = torch.empty(planes, height * width, dtype=torch.uint8, device=device)
+    mapped = torch.empty(planes, pixels, dtype=torch.uint8, device=device)
     # On a CPU in pieces that stay in its cache.
-    piece = _PIECE if device.type == "cpu" else height * width
-    for start in range(0, height * width, piece):
+    piece = _PIECE if device.type == "cpu" else pixels
+    for start in range(0, pixels, piece):
         part = slice(start, start + piece)
         values = F.embedding_bag(index[part], table, per_sample_weights=weight[part], mode="sum")
         mapped[:, part] = to_uint8(values).t()
@@ -75,6 +79,54 @@ def translate(clip: Tensor, pixels: float, axis: int, interpolation: str, fill: 
     return moved
 
 
+def shear(clip: Tensor, value: float, axis: int, interpolation: str, fill: Sequence[int]) -> Tensor:
+    """As :func:`affine` for moving every row (axis 3) or column (axis 2) by ``value`` times its place."""
+    if clip.device.type != "cpu":
+        matrix = (1, value, 0, 0, 1, 0) if axis == 3 else (1, 0, 0, value, 1, 0)
+        return affine(clip, matrix, interpolation, fill)
+    if axis == 2:
+        turned = clip.transpose(2, 3).contiguous()
+        return shear(turned, value, 3, interpolation, fill).transpose(2, 3).contiguous()
+    frames, channels, height, width = clip.shape
+    shift = (torch.arange(height, dtype=torch.float64) + 0.5) * value
+    source = (torch.arange(width, dtype=torch.float64) + 0.5) + shift[:, None]
+    whole = shift.floor()
+    weights = _weights((shift - whole).float()[:, None].expand(height, width), interpolation)
+    first, last = (source < 0).sum(1).tolist(), (source < width).sum(1).tolist()
+    # Rows move by whole pixels, so many at a time as move alike; then every row is mixed with its neighbours.
+    # NumPy, because PyTorch takes longer to begin than to copy a few rows.
+    padded = np.pad(clip.numpy(), ((0, 0), (0, 0), (0, 0), (_EDGE, _EDGE)), "edge")
+    reach = 2 * _EDGE - 1
+    moved = np.empty((frames, channels, height, width + reach), np.uint8)
+    for pixels, top, bottom in _runs(whole.int().tolist()):
+        begin, end = min(first[top:bottom]), max(last[top:bottom])
+        if begin < end:
+            source = padded[:, :, top:bottom, begin + pixels + 1 : end + pixels + 1 + reach]
+            moved[:, :, top:bottom, begin : end + reach] = source
+    sheared = torch.empty(clip.shape, dtype=torch.uint8)
+    weights = [weight * _SAFE for weight in weights]
+    for piece, place in zip(torch.from_numpy(moved), sheared, strict=True):
+        piece, total = piece.float(), None
+        for offset, weight in zip(_OFFSETS[interpolation], weights, strict=True):
+            tap = piece[..., offset + 1 : offset + 1 + width]
+            total = tap * weight if total is None else total.addcmul_(tap, weight)
+        place.copy_(to_uint8(total))
+    colour, picture = np.array(fill, np.uint8)[:, None, None], sheared.numpy()
+    for (begin, end), top, bottom in _runs(list(zip(first, last, strict=True))):
+        picture[:, :, top:bottom, :begin] = colour
+        picture[:, :, top:bottom, end:] = colour
+    return sheared
+
+
+def _runs(values: list) -> Iterator[tuple]:
+    """Every value that is not the one before, and the first and last + 1 of its places in a row."""
+    begin = 0
+    for value, run in groupby(values):
+        end = begin + len(list(run))
+        yield value, begin, end
+        begin = end
+
+
 def _table(clip: Tensor, fill: Sequence[int]) -> tuple[Tensor, int, int]:
     """All planes of a pixel as one row, float32: the frame with its edge repeated, then rows of the fill colour.
 
@@ -82,13 +134,18 @@ def _table(clip: Tensor, fill: Sequence[int]) -> tuple[Tensor, int, int]:
     """
     frames, channels, height, width = clip.shape
     rows, stride, planes = height + 2 * _EDGE, width + 2 * _EDGE, frames * channels
+    picture = torch.empty(planes, rows, stride, dtype=torch.uint8, device=clip.device)
+    picture[:, _EDGE:-_EDGE, _EDGE:-_EDGE] = clip.reshape(planes, height, width)
+    picture[:, :, :_EDGE], picture[:, :, -_EDGE:] = picture[:, :, _EDGE, None], picture[:, :, -_EDGE - 1, None]
+    picture[:, :_EDGE], picture[:, -_EDGE:] = picture[:, _EDGE, None], picture[:, -_EDGE - 1, None]
+    picture = picture.view(planes, rows * stride)
     # As much fill as the taps of one pixel span.
     table = torch.empty((rows + 2 * _EDGE) * stride, planes, device=clip.device)
-    picture = table[: rows * stride].view(rows, stride, planes)
-    inner = picture[_EDGE:-_EDGE, _EDGE:-_EDGE]
-    inner.copy_(clip.reshape(planes, height, width).permute(1, 2, 0))
-    picture[_EDGE:-_EDGE, :_EDGE], picture[_EDGE:-_EDGE, -_EDGE:] = inner[:, :1], inner[:, -1:]
-    picture[:_EDGE], picture[-_EDGE:] = picture[_EDGE], picture[-_EDGE - 1]
+    piece = _PIECE if clip.device.type == "cpu" else rows * stride
+    for start in range(0, rows * stride, piece):
+        part = slice(start, min(start + piece, rows * stride))
+        # First turned, then made floating point: several times faster than both at once.
+        table[part] = picture[:, part].t().contiguous()
     table[rows * stride :] = torch.tensor(fill, dtype=torch.float32).repeat(frames).to(clip.device, non_blocking=True)
     return table, stride, rows * stride
 
@@ -113,20 +170,23 @@ def _samples(
 
 
 def to_uint8(values: Tensor) -> Tensor:
-    """Float values cut to [0, 255] and to whole numbers, in place where possible."""
+    """Float values, less than 2^15 from zero, cut to [0, 255] and to whole numbers."""
     # By way of int16, which is several times faster on CPUs than the direct conversion.
-    return values.clamp_(0, 255).to(torch.int16).to(torch.uint8)
+    return values.to(torch.int16).clamp_(0, 255).to(torch.uint8)
 
 
 def _taps(source: Tensor, interpolation: str) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """Along one axis: the source pixel [H, W] to the left, the weights float32 [taps, H, W] and places of its taps."""
     first = (source - 0.5).floor_()
     d = (source - 0.5).sub_(first).float()
+    return first, torch.stack(_weights(d, interpolation)), _OFFSETS[interpolation]
+
+
+def _weights(d: Tensor, interpolation: str) -> list[Tensor]:
+    """Weights of the taps (`_OFFSETS`) around a place that lies ``d`` to the right of the first pixel."""
     if interpolation == "whole":
-        return first, torch.ones_like(d)[None], (0,)
-    if interpolation == "bilinear":
-        return first, torch.stack([1 - d, d]), (0, 1)
-    return first, torch.stack(_cubic(d)), (-1, 0, 1, 2)
+        return [torch.ones_like(d)]
+    return [1 - d, d] if interpolation == "bilinear" else _cubic(d)
 
 
 def _cubic(d: Tensor | float) -> list:

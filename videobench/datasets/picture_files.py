@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from videobench.datasets.containers import VideoError, cause_of
-from videobench.datasets.decoding import Video
+from videobench.datasets.decoding import PART, Take, Video
 from videobench.datasets.packets import counted_index
 from videobench.datasets.records import Frames, VideoList
 
@@ -68,6 +68,21 @@ class PictureFiles:
                 )
         place = {frame: row for row, frame in enumerate(wanted)}
         return torch.from_numpy(np.stack([pictures[place[i]] for i in indices]))
+
+    def decode_parts(self, indices: Sequence[int], take: Take) -> None:
+        """See `decoding.Video.decode_parts`."""
+        first = None
+        for start in range(0, len(indices), PART):
+            rows = list(range(start, min(start + PART, len(indices))))
+            frames = self.decode([indices[row] for row in rows])
+            first = frames.shape[1:] if first is None else first
+            if frames.shape[1:] != first:
+                raise VideoError(
+                    self.path,
+                    f"{self._name(indices[start])} is {frames.shape[2]} x {frames.shape[1]}, but "
+                    f"{self._name(indices[0])} is {first[1]} x {first[0]}",
+                )
+            take(rows, frames)
 
     def _read(self, index: int) -> np.ndarray:
         from PIL import Image, UnidentifiedImageError
@@ -126,8 +141,24 @@ class VideoSegment:
 
     def decode(self, indices: Sequence[int]) -> Tensor:
         """See `decoding.Video.decode`."""
-        first = self._first - self._earlier
-        return self._video.decode([max(first + i, 0) for i in indices])
+        return self._video.decode([self._number(i) for i in indices])
+
+    def decode_parts(self, indices: Sequence[int], take: Take) -> None:
+        """See `decoding.Video.decode_parts`."""
+        # Before the file's first frame there is that frame.
+        rows: dict[int, list[int]] = {}
+        for row, i in enumerate(indices):
+            rows.setdefault(self._number(i), []).append(row)
+        groups = list(rows.values())
+
+        def spread(found: list[int], frames: Tensor) -> None:
+            copies = [(row, place) for place, group in enumerate(found) for row in groups[group]]
+            take([row for row, _ in copies], frames[[place for _, place in copies]])
+
+        self._video.decode_parts(list(rows), spread)
+
+    def _number(self, index: int) -> int:
+        return max(self._first - self._earlier + index, 0)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from videobench.datasets.geometry import affine, rotation, to_uint8, translate
+from videobench.datasets.geometry import affine, rotation, shear, to_uint8, translate
 
 # Values that are worked on at a time on a CPU.
 _PIECE = 2**18 + 2**17
@@ -28,9 +28,9 @@ class Sampling:
 def grey(clip: Tensor) -> Tensor:
     """ITU-R 601 luma of RGB frames as float [T, 1, H, W], rounded to whole levels (exactly as Pillow's mode L)."""
     red, green, blue = clip.float().unbind(1)
-    # Below 2^24 at every step, so exact in float32.
-    luma = (red * 19595 + green * 38470).add_(blue, alpha=7471).add_(32768).div_(65536).floor_()
-    return luma.unsqueeze(1)
+    # Whole multiples of 2^-16 below 2^8 at every step, so exact in float32.
+    luma = red.mul(19595 / 65536).add_(green, alpha=38470 / 65536).add_(blue, alpha=7471 / 65536)
+    return luma.add_(0.5).floor_().unsqueeze(1)
 
 
 def auto_contrast(clip: Tensor) -> Tensor:
@@ -44,29 +44,42 @@ def auto_contrast(clip: Tensor) -> Tensor:
 
 def equalize(clip: Tensor) -> Tensor:
     """Make the histogram of every channel of every frame as even as it can be."""
-    frames, channels, height, width = clip.shape
-    planes, pixels = frames * channels, height * width
-    # One code per level and plane, so that counting and look-up are one pass over the clip.
-    first = torch.arange(0, planes * 256, 256, dtype=torch.int32, device=clip.device)
-    codes = (clip.reshape(planes, pixels).int() + first[:, None]).flatten()
-    counts = torch.bincount(codes, minlength=planes * 256).view(planes, 256)
-    highest = clip.reshape(planes, pixels).amax(1, keepdim=True).long()
+    planes = clip.flatten(0, 1).flatten(1)
+    pixels = planes.shape[1]
+    counts = _histograms(planes)
+    highest = planes.amax(1, keepdim=True).long()
     step = (pixels - counts.gather(1, highest)) // 255
     below = counts.cumsum(1) - counts
     table = (below + step // 2).div_(step.clamp(min=1), rounding_mode="floor").clamp_(max=255)
-    table = torch.where(step == 0, torch.arange(256, device=clip.device), table)
-    return table.to(torch.uint8).flatten().index_select(0, codes).view_as(clip)
+    table = torch.where(step == 0, torch.arange(256, device=clip.device), table).to(torch.uint8)
+    if clip.device.type != "cpu":
+        return table.gather(1, planes.long()).view_as(clip)
+    equal = [levels.index_select(0, plane.int()) for levels, plane in zip(table, planes, strict=True)]
+    return torch.stack(equal).view_as(clip)
+
+
+def _histograms(planes: Tensor) -> Tensor:
+    """How many pixels of every plane have each level: int64 [planes, 256] of uint8 [planes, pixels]."""
+    if planes.device.type == "cpu":
+        return torch.stack([torch.bincount(plane, minlength=256) for plane in planes])
+    # One count for all: on a GPU each waits for its end.
+    first = torch.arange(0, len(planes) * 256, 256, device=planes.device)
+    return torch.bincount((planes + first[:, None]).flatten(), minlength=len(planes) * 256).view(-1, 256)
 
 
 def solarize(clip: Tensor, threshold: int) -> Tensor:
     """Invert what is at or above a threshold from 0 to 256."""
-    # Shifted by eight bits, negative numbers are all ones and others 0: several times faster than a comparison.
-    return clip ^ (threshold - 1 - clip.to(torch.int16)).bitwise_right_shift_(8).to(torch.uint8)
+    if threshold < 1:
+        return ~clip
+    # 0 below and 1 from the threshold on, whose negative is all ones: in bytes, far faster than a comparison.
+    mask = clip.clamp(threshold - 1, min(threshold, 255)).sub_(threshold - 1).neg_()
+    return mask.bitwise_xor_(clip)
 
 
 def solarize_add(clip: Tensor, add: int) -> Tensor:
     """Lighten what is darker than 128 by ``add``, up to 128 levels."""
-    return clip + (clip.to(torch.int16) - 128).bitwise_right_shift_(8).bitwise_and_(add).to(torch.uint8)
+    # All ones below 128 and 0 from there on.
+    return clip.clamp(127, 128).sub_(128).bitwise_and_(add).add_(clip)
 
 
 def posterize(clip: Tensor, bits: int) -> Tensor:
@@ -81,8 +94,9 @@ def color(clip: Tensor, value: float) -> Tensor:
 
 def contrast(clip: Tensor, value: float) -> Tensor:
     """Contrast: 0 is the mean grey of each frame, 1 changes nothing."""
-    mean = grey(clip).mean((1, 2, 3), keepdim=True, dtype=torch.float64).add_(0.5).floor_()
-    return _blend(mean.float(), clip, value)
+    # Rows sum exactly in float32, which is faster than float64 for every pixel.
+    mean = grey(clip).sum(3).double().sum(2) / clip[0, 0].numel()
+    return _blend(mean.add_(0.5).floor_().float()[..., None, None], clip, value)
 
 
 def brightness(clip: Tensor, value: float) -> Tensor:
@@ -92,12 +106,19 @@ def brightness(clip: Tensor, value: float) -> Tensor:
 
 def sharpness(clip: Tensor, value: float) -> Tensor:
     """Sharpness: 0 is smoothed with a 3 x 3 kernel (the outermost pixels stay), 1 changes nothing."""
-    levels = clip.to(torch.int16)
-    rows = levels[..., :-2, :] + levels[..., 1:-1, :] + levels[..., 2:, :]
-    total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * levels[..., 1:-1, 1:-1]
-    smooth = clip.float()
-    smooth[..., 1:-1, 1:-1] = total.float().div_(13).add_(0.5).floor_()
-    return _blend(smooth, clip, value)
+    height, width = clip.shape[2:]
+    levels = clip.to(torch.int16, memory_format=torch.contiguous_format)
+    total = levels * 13
+    if min(height, width) > 2:
+        # All rows as one line of pixels; what reaches across an edge is replaced.
+        line = levels.view(-1)
+        rows = (line[: -2 * width] + line[width:-width]).add_(line[2 * width :])
+        inner = total.view(-1)[width + 1 : -width - 1]
+        torch.add(rows[:-2], rows[2:], out=inner)
+        inner.add_(rows[1:-1]).add_(line[width + 1 : -width - 1], alpha=4)
+        total[..., :: height - 1, :] = levels[..., :: height - 1, :] * 13
+        total[..., :: width - 1] = levels[..., :: width - 1] * 13
+    return _blend(total.float().mul_(1 / 13).round_(), clip, value)
 
 
 def gaussian_blur(clip: Tensor, sigma: float) -> Tensor:
@@ -126,16 +147,15 @@ def _box_blur(planes: Tensor, kernel: Sequence[float], vertical: bool) -> Tensor
 
 def _blend(start: Tensor, clip: Tensor, factor: float) -> Tensor:
     """Between ``start`` (factor 0) and the clip (factor 1), or beyond."""
-    # The last term keeps rounding from losing a level where the two are equal.
-    return to_uint8(clip.float().mul_(factor).add_(start.mul(1 - factor).add_(1e-3)))
+    return to_uint8(torch.lerp(start, clip.float(), factor))
 
 
 def _shear_x(clip: Tensor, value: float, sampling: Sampling) -> Tensor:
-    return affine(clip, (1, value, 0, 0, 1, 0), sampling.interpolation, sampling.fill)
+    return shear(clip, value, 3, sampling.interpolation, sampling.fill)
 
 
 def _shear_y(clip: Tensor, value: float, sampling: Sampling) -> Tensor:
-    return affine(clip, (1, 0, 0, value, 1, 0), sampling.interpolation, sampling.fill)
+    return shear(clip, value, 2, sampling.interpolation, sampling.fill)
 
 
 def _translate_x(clip: Tensor, pixels: float, sampling: Sampling) -> Tensor:
@@ -176,16 +196,19 @@ _GEOMETRIC: dict[str, Callable[[Tensor, float, Sampling], Tensor]] = {
 }
 
 
-# On a CPU, these go so few frames at a time that their intermediate results stay in its cache.
-_PIECEWISE = {"equalize", "color", "contrast", "sharpness", "gaussian_blur", "translate_x", "translate_y"}
+# On a CPU, others than these go so few frames at a time that their intermediate results stay in its cache.
+_WHOLE = {"rotate", "shear_x", "shear_y", "posterize", "invert", "equalize"}
 
 
 def apply(name: str, clip: Tensor, value: float | None, sampling: Sampling) -> Tensor:
     """The clip after the named operation, as a new tensor (or the clip itself where nothing changes)."""
-    if clip.device.type == "cpu" and name in _PIECEWISE:
-        count = max(1, _PIECE // clip[0].numel())
-        return torch.cat([_apply(name, piece, value, sampling) for piece in clip.split(count)])
-    return _apply(name, clip, value, sampling)
+    if clip.device.type != "cpu" or name in _WHOLE:
+        return _apply(name, clip, value, sampling)
+    changed = torch.empty(clip.shape, dtype=torch.uint8)
+    count = max(1, _PIECE // clip[0].numel())
+    for piece, place in zip(clip.split(count), changed.split(count), strict=True):
+        place.copy_(_apply(name, piece, value, sampling))
+    return changed
 
 
 def _apply(name: str, clip: Tensor, value: float | None, sampling: Sampling) -> Tensor:

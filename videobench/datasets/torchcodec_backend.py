@@ -8,7 +8,7 @@ from torch import Tensor
 
 from videobench.config import ConfigError
 from videobench.datasets.containers import VideoError
-from videobench.datasets.decoding import Video
+from videobench.datasets.decoding import Take, Video
 from videobench.datasets.packets import KEY, MARKED
 
 _INSTEAD = "use DATA.DECODING_BACKEND pyav"
@@ -81,6 +81,10 @@ class TorchcodecVideo(Video):
         if frames.data.shape[1:] != plain.shape[1:] or not torch.equal(frames.data[0], plain[0]):
             raise self._refusal("its pictures have other colours or another orientation")
         return frames.data[1:]
+
+    def decode_parts(self, indices: Sequence[int], take: Take) -> None:
+        """As `Video.decode_parts`, but with all frames in memory at once."""
+        take(list(range(len(indices))), self.decode(indices))
 
     def _refusal(self, reason: str) -> VideoError:
         return VideoError(self.path, f"torchcodec does not decode it exactly: {reason}; {_INSTEAD}")

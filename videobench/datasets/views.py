@@ -8,7 +8,7 @@ video, however many views are asked for.
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -20,11 +20,28 @@ from videobench.config import CfgNode
 from videobench.datasets.annotations import VideoList, split_list
 from videobench.datasets.clips import Failure, Temporal
 from videobench.datasets.containers import VideoError
-from videobench.datasets.cropping import Box, crop_resize, image_test_window, test_windows
+from videobench.datasets.cropping import Box, crop_resize, image_test_window, in_original, test_windows
 from videobench.datasets.workers import WorkerPool, note_reading, worker_count
 
 #: Clips per video and crops per clip.
 Grid = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the planes of `Views` come from.
+
+    Attributes:
+        frames: numbers of the frames in the video, one for every frame of a plane.
+        size: (height, width) of the video's frames.
+        sizes: what they were resized to, for every plane.
+        corners: where the plane begins in the resized frames, (y0, x0).
+    """
+
+    frames: tuple[int, ...]
+    size: tuple[int, int]
+    sizes: tuple[tuple[int, int], ...]
+    corners: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -40,6 +57,7 @@ class Views:
             clip next to each other.
         crop: side of the crops.
         failure: why there are no views.
+        source: where they come from; None without views.
     """
 
     index: int
@@ -49,9 +67,20 @@ class Views:
     grids: tuple[np.ndarray, ...]
     crop: int
     failure: Failure | None = None
+    source: Source | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def frames(self, view: int) -> list[int]:
+        """The numbers of a view's frames in the video."""
+        return [self.source.frames[row] for row in self.rows[view].tolist()]
+
+    def box(self, view: int) -> Box:
+        """The crop of a view in pixels of the video's frames."""
+        plane, y0, x0 = self.places[view].tolist()
+        (top, left), size = self.source.corners[plane], self.source.sizes[plane]
+        return in_original(Box(top + y0, left + x0, self.crop, self.crop), size, self.source.size)
 
     def clips(self, first: int = 0, last: int | None = None) -> Tensor:
         """Views ``first`` to ``last`` (exclusive) as uint8 [views, T, C, H, W], on the device of the planes."""
@@ -61,15 +90,24 @@ class Views:
             clips.append(self.planes[plane][:, :, y0 : y0 + self.crop, x0 : x0 + self.crop][frames])
         return torch.stack(clips)
 
-    def to(self, device: torch.device) -> "Views":
-        """A copy on a device, which stays when the loader's memory is used again."""
+    def to(self, device: torch.device, *, pin: bool = False) -> "Views":
+        """A copy on a device, which stays when the loader's memory is used again.
+
+        With ``pin`` it goes through pinned memory, and nobody waits for a GPU to have it.
+        """
+        planes = (plane.pin_memory() if pin else plane for plane in self.planes)
         return replace(
             self,
-            planes=tuple(plane.to(device, copy=True) for plane in self.planes),
+            planes=tuple(plane.to(device, copy=True, non_blocking=pin) for plane in planes),
             places=self.places.copy(),
             rows=self.rows.copy(),
             grids=tuple(members.copy() for members in self.grids),
         )
+
+
+def short_side(cfg: CfgNode, videos: VideoList, crops: int) -> int:
+    """The short side of the frames that 1 or 3 crops are cut from; some data leave a margin around a single crop."""
+    return cfg.DATA.TRAIN_JITTER_SCALES[0] if crops == 1 and videos.crop_margin else cfg.DATA.TEST_CROP_SIZE
 
 
 class VideoViews:
@@ -81,12 +119,10 @@ class VideoViews:
         self.videos, self.grids = videos, tuple(grids)
         self.temporal = Temporal.from_config(cfg, videos)
         self.crop_size = cfg.DATA.TEST_CROP_SIZE
-        self.short_sides = {1: cfg.DATA.TRAIN_JITTER_SCALES[0] if videos.crop_margin else self.crop_size}
-        self.short_sides[3] = self.crop_size
+        self.short_sides = {crops: short_side(cfg, videos, crops) for crops in (1, 3)}
         self.crop_ratio = cfg.DATA.VAL_CROP_RATIO
-        self.resize = {"antialias": cfg.DATA.ANTIALIAS, "mode": "bilinear"}
-        if videos.pictures:
-            self.resize = {"antialias": True, "mode": "bicubic"}
+        self.resize = {"antialias": cfg.DATA.ANTIALIAS or videos.pictures}
+        self.resize["mode"] = "bicubic" if videos.pictures else "bilinear"
         self.single = cfg.TEST.SINGLE_CROP
         self.seed = cfg.RNG_SEED if shuffle_frames else None
 
@@ -105,11 +141,13 @@ class VideoViews:
         with self.videos.open(index) as video:
             clips = {n: [self.temporal.indices(video, view=k, views=n) for k in range(n)] for n, _ in self.grids}
             wanted = sorted({frame for part in clips.values() for clip in part for frame in clip})
-            frames = video.decode(wanted)
+            planes = _Planes(self, len(wanted))
+            if parts := getattr(video, "decode_parts", None):
+                parts(wanted, planes.take)
+            else:  # all of them are in memory anyhow
+                planes.take(list(range(len(wanted))), video.decode(wanted))
         row = {frame: number for number, frame in enumerate(wanted)}
-        windows = {crops: self._windows(frames, crops) for _, crops in self.grids}
-        sizes = list(dict.fromkeys(size for size, _ in windows.values()))
-        planes, corners = zip(*(self._plane(frames, size, windows.values()) for size in sizes), strict=True)
+        windows, sizes, corners = planes.windows, planes.sizes, planes.corners
         # Where a view lies says what it shows, so that views which coincide become one.
         numbers: dict[tuple, int] = {}
         grids = []
@@ -126,21 +164,54 @@ class VideoViews:
                     members.append(numbers.setdefault(key, len(numbers)))
             grids.append(np.array(members))
         places = np.array(list(numbers))
-        return Views(index, planes, places[:, :3], places[:, 3:], tuple(grids), self.crop_size)
+        source = Source(tuple(wanted), planes.frame_size, tuple(sizes), tuple(corners))
+        return Views(
+            index, tuple(planes.planes), places[:, :3], places[:, 3:], tuple(grids), self.crop_size, source=source
+        )
 
-    def _windows(self, frames: Tensor, crops: int) -> tuple[tuple[int, int], list[Box]]:
+    def windows(self, height: int, width: int, crops: int) -> tuple[tuple[int, int], list[Box]]:
+        """The size that frames are resized to for 1 or 3 crops, and the crops in it."""
         if self.videos.pictures and crops == 1:
-            size, box = image_test_window(*frames.shape[1:3], self.crop_size, self.crop_ratio)
+            size, box = image_test_window(height, width, self.crop_size, self.crop_ratio)
             return size, [box]
-        return test_windows(*frames.shape[1:3], self.short_sides[crops], self.crop_size, crops, self.single)
+        return test_windows(height, width, self.short_sides[crops], self.crop_size, crops, self.single)
 
-    def _plane(self, frames: Tensor, size: tuple[int, int], windows: Iterable) -> tuple[Tensor, tuple[int, int]]:
-        """The frames at a size, no more of them than the windows at this size cover, and where that part begins."""
-        boxes = [box for other, boxes in windows if other == size for box in boxes]
-        y0, x0 = int(min(box.y0 for box in boxes)), int(min(box.x0 for box in boxes))
-        y1, x1 = (int(max(box[axis] for box in boxes)) + self.crop_size for axis in (0, 1))
-        resized = crop_resize(frames, Box(0, 0, *frames.shape[1:3]), size, **self.resize)
-        return resized[:, :, y0:y1, x0:x1].contiguous(memory_format=torch.channels_last), (y0, x0)
+
+class _Planes:
+    """The frames of a video at the sizes that crops are cut from, no more of them than the crops cover.
+
+    They are resized as they are decoded, a few at a time: frames of full size would fill a gigabyte.
+
+    Attributes:
+        frame_size: (height, width) of the video's frames.
+        windows: for every number of crops, the size it needs and the crops in it.
+        sizes, corners, planes: the different sizes, where the part that is kept begins in each, and the frames.
+    """
+
+    def __init__(self, views: VideoViews, count: int) -> None:
+        self._views, self._count = views, count
+        self.planes: list[Tensor] = []
+
+    def take(self, rows: list[int], frames: Tensor) -> None:
+        """Resize some frames, uint8 [rows, H, W, 3], into their rows."""
+        if not self.planes:
+            self._begin(*frames.shape[1:3])
+        for plane, size, (y0, x0) in zip(self.planes, self.sizes, self.corners, strict=True):
+            resized = crop_resize(frames, Box(0, 0, *self.frame_size), size, **self._views.resize)
+            plane[rows] = resized[:, :, y0 : y0 + plane.shape[2], x0 : x0 + plane.shape[3]]
+
+    def _begin(self, height: int, width: int) -> None:
+        self.frame_size = height, width
+        self.windows = {crops: self._views.windows(height, width, crops) for _, crops in self._views.grids}
+        self.sizes = list(dict.fromkeys(size for size, _ in self.windows.values()))
+        self.corners = []
+        for size in self.sizes:
+            boxes = [box for other, part in self.windows.values() if other == size for box in part]
+            first = [int(min(box[axis] for box in boxes)) for axis in (0, 1)]
+            last = [int(max(box[axis] for box in boxes)) + self._views.crop_size for axis in (0, 1)]
+            self.corners.append(tuple(first))
+            shape = (self._count, 3, last[0] - first[0], last[1] - first[1])
+            self.planes.append(torch.empty(shape, dtype=torch.uint8).to(memory_format=torch.channels_last))
 
 
 class ViewLoader:

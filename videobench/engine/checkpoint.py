@@ -63,12 +63,15 @@ def checkpoints(output_dir: str | Path) -> list[Path]:
     return sorted(path for path in checkpoint_dir(output_dir).glob("*.pyth") if _NAME.fullmatch(path.name))
 
 
-def last_checkpoint(output_dir: str | Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint of a run that can be read, and what it holds; damaged ones are named and passed over."""
+def last_checkpoint(output_dir: str | Path, *, mmap: bool = False) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint of a run that can be read, and what it holds; damaged ones are named and passed over.
+
+    With ``mmap`` tensors stay on the disk until they are used.
+    """
     found = checkpoints(output_dir)
     for path in reversed(found):
         try:
-            content = read_checkpoint(path)
+            content = read_checkpoint(path, mmap=mmap)
         except WeightsError as error:
             logger.warning("%s; trying the checkpoint before it", error)
             continue

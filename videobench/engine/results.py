@@ -19,7 +19,8 @@ import numpy as np
 
 from videobench.config import CfgNode
 from videobench.datasets.annotations import VideoList
-from videobench.datasets.clips import Failure
+from videobench.datasets.clips import Failure, Temporal
+from videobench.datasets.views import short_side
 from videobench.engine import accuracy
 from videobench.engine.checkpoint import versions
 from videobench.engine.class_names import class_names
@@ -29,6 +30,8 @@ from videobench.reporting.log import log_json_stats
 
 logger = logging.getLogger(__name__)
 
+# Data sets that DATA.STORED_AS speaks of.
+_EITHER = ("sth", "hmdb", "ssv2", "epickitchens")
 #: Classes of each video in predictions.csv.
 CSV_CLASSES = 5
 
@@ -107,7 +110,7 @@ def write_results(
         "crops": crops,
         "scores": cfg.TEST.SCORES,
         "ensemble": cfg.DATA.ENSEMBLE_METHOD,
-        "protocol": protocol(cfg),
+        "protocol": protocol(cfg, videos),
         "sweep": sweep if len(sweep) > 1 else [],
         "seconds": round(seconds, 3),
         "videos_per_second": round(len(order) / seconds, 3) if seconds else None,
@@ -141,23 +144,29 @@ def classes_fingerprint(names: Mapping[str, Sequence[str]]) -> str | None:
     return hashlib.sha256(json.dumps(names).encode()).hexdigest() if names else None
 
 
-def protocol(cfg: CfgNode) -> dict[str, Any]:
-    """What has to be said beside a test result for it to be repeated."""
-    data, test = cfg.DATA, cfg.TEST
+def protocol(cfg: CfgNode, videos: VideoList) -> dict[str, Any]:
+    """What has to be said beside a test result for it to be repeated; None where a fact does not apply."""
+    data, test, pictures = cfg.DATA, cfg.TEST, videos.pictures
     return {
         "dataset": test.DATASET,
         "frames": data.NUM_FRAMES,
         "stride": data.SAMPLING_RATE,
         "target_fps": data.TARGET_FPS,
-        "sampling_rule": data.SAMPLING_RULE,
+        "stored_as": "pictures" if pictures else data.STORED_AS if test.DATASET.lower() in _EITHER else "videos",
+        "sampling_rule": Temporal.from_config(cfg, videos).rule,
         "offset_sampling": data.USE_OFFSET_SAMPLING,
         "crop_size": data.TEST_CROP_SIZE,
-        "short_side_one_crop": data.TRAIN_JITTER_SCALES[0],
+        "short_side_one_crop": None if pictures else short_side(cfg, videos, 1),
+        "crop_ratio": data.VAL_CROP_RATIO if pictures else None,
+        "antialias": data.ANTIALIAS or pictures,
         "single_crop": test.SINGLE_CROP,
         "scores": test.SCORES,
         "ensemble": data.ENSEMBLE_METHOD,
         "channels": "BGR" if data.REVERSE_INPUT_CHANNEL else "RGB",
         "shuffled_frames": test.SHUFFLE_FRAMES,
+        "weights": test.WEIGHTS,
+        "precision": test.PRECISION,
+        "tf32": test.TF32,
     }
 
 

@@ -18,6 +18,7 @@ from videobench.distributed.launch import launch
 from videobench.distributed.place import find_place, settle
 from videobench.engine.checkpoint import CheckpointError, checkpoint_dir
 from videobench.engine.class_names import class_names
+from videobench.engine.continuation import keep_global_batch
 from videobench.engine.report import write_report
 from videobench.engine.tester import TestStopped, test, weights_to_test
 from videobench.engine.trainer import OutOfMemory, train
@@ -53,6 +54,7 @@ def run(config_files: Sequence[str], overrides: Sequence[Any], init_method: str,
         cfg = load_config(config_files, overrides, strict=strict)
         place = find_place(cfg, init_method)
         settle(cfg, place)
+        keep_global_batch(cfg, speak=place.shard == 0 and not place.local_rank)
         prepare(cfg)
         return launch(cfg, place, _work, _STATUS)
     except tuple(_STATUS) as error:

@@ -20,6 +20,7 @@ from videobench.datasets.augment import normalise
 from videobench.datasets.clips import Failure
 from videobench.datasets.views import Grid, ViewLoader, Views, spread, video_bytes
 from videobench.distributed.group import gather, is_main, rank, report_progress, world_size
+from videobench.engine.arithmetic import autocast, channels_innermost, channels_last, tf32
 from videobench.engine.checkpoint import best_path, checkpoint_dir, last_checkpoint, versions
 from videobench.engine.class_names import class_names
 from videobench.engine.class_order import match_classes
@@ -67,18 +68,20 @@ def test(cfg: CfgNode, device: torch.device) -> dict[str, Any] | None:
 
     Raises:
         ConfigError: when there are no weights to test.
-        WeightsError: when they do not fill the network.
+        WeightsError: when they do not fill the network, or have no average for TEST.WEIGHTS ema.
         FloatingPointError: when the network gives scores that are no finite numbers.
         TestStopped: after SIGTERM or SIGUSR1.
     """
     weights = weights_to_test(cfg)
     model = build_model(cfg)
-    report = load_weights(model, weights)
+    report = load_weights(model, weights, average=cfg.TEST.WEIGHTS == "ema")
     if not report.complete:
         raise WeightsError(f"{weights}: these weights do not fill the network that is to be tested\n{report}")
     logger.info("testing %s", report)
     match_classes(model, report, cfg, required=True)
     model = model.to(device).eval()
+    if cfg.TRAIN.CHANNELS_LAST:
+        channels_innermost(model)
     videos, grids = split_list(cfg, "test"), view_grids(cfg)
     # The first rank reads what is there and tells the others, so that all skip the same videos.
     facts, done = None, None
@@ -97,7 +100,8 @@ def test(cfg: CfgNode, device: torch.device) -> dict[str, Any] | None:
 
     started = time.perf_counter()
     share = _share(cfg, videos, sum(clips * crops for clips, crops in grids), set(scored))
-    own = _score_share(cfg, model, device, share, store, attempt)
+    with tf32(cfg.TEST.TF32):
+        own = _score_share(cfg, model, device, share, store, attempt)
     parts = gather((own, time.perf_counter() - started))
     if not is_main():
         return None
@@ -240,7 +244,7 @@ def _score_share(
                 if not np.isfinite(row).all():
                     raise FloatingPointError(
                         f"the network's scores of {loader.videos.path(index)} are no finite numbers; "
-                        "are these the right weights?"
+                        f"are these the right weights? (TEST.PRECISION is {cfg.TEST.PRECISION})"
                     )
             if rows:
                 scored.layout = scorer.layout
@@ -261,6 +265,7 @@ class Scorer:
         self.cfg, self.model, self.device = cfg, model, device
         self.grids = view_grids(cfg)
         self.batch_size = max(1, cfg.TEST.BATCH_SIZE // local_ranks(cfg))
+        self.pin = cfg.DATA_LOADER.PIN_MEMORY and device.type == "cuda"
         self.layout: Layout | None = None
 
     def score(self, videos: Iterable[Views]) -> Iterator[tuple[int, np.ndarray]]:
@@ -278,7 +283,7 @@ class Scorer:
             waiting.clear()
 
         for views in videos:
-            views = views.to(self.device)
+            views = views.to(self.device, pin=self.pin)
             first = 0
             while first < len(views):
                 last = min(len(views), first + room)
@@ -293,14 +298,15 @@ class Scorer:
 
     def _scores(self, clips: Tensor) -> Tensor:
         """Scores [views, classes of all heads] of uint8 clips, in float64."""
-        data, kind = self.cfg.DATA, self.cfg.TEST.SCORES
+        data, test = self.cfg.DATA, self.cfg.TEST
         clips = normalise(clips, data.MEAN, data.STD, reverse_channels=data.REVERSE_INPUT_CHANNEL)
         self.model.clean_activation_buffers()
-        logits = self.model(clips)
+        with autocast(self.device, test.PRECISION):
+            logits = self.model(channels_last(clips) if self.cfg.TRAIN.CHANNELS_LAST else clips)
         heads = logits if isinstance(logits, dict) else {"": logits}
         if self.layout is None:
             self.layout = Layout(self.grids, tuple((name, head.shape[1]) for name, head in heads.items()))
-        score = {"softmax": lambda x: x.softmax(1), "sigmoid": torch.sigmoid, "logits": lambda x: x}[kind]
+        score = {"softmax": lambda x: x.softmax(1), "sigmoid": torch.sigmoid, "logits": lambda x: x}[test.SCORES]
         return torch.cat([score(head.double()) for head in heads.values()], dim=1)
 
     def _row(self, views: Views, scores: Tensor) -> np.ndarray:

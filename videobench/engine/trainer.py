@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from videobench.datasets.loader import TrainingBatch, TrainingLoader
 from videobench.datasets.mixing import Mixing
 from videobench.distributed.group import gather, is_main, rank, report_progress, sum_over_ranks, world_size
 from videobench.distributed.sync_batch_norm import synchronise_batch_norms
+from videobench.engine.arithmetic import channels_innermost, channels_last, tf32
 from videobench.engine.checkpoint import CheckpointWriter, best_path, epoch_path, step_path
+from videobench.engine.continuation import note_restart
 from videobench.engine.metrics import StepClock, gpu_memory, main_memory, training_errors
 from videobench.engine.recipe import describe_recipe
 from videobench.engine.step_log import StepLog, left_text
@@ -26,7 +28,7 @@ from videobench.engine.stopping import StopRequest
 from videobench.engine.training_state import TrainingState
 from videobench.engine.training_step import TrainingStep, largest_micro_batch
 from videobench.engine.validation import Validation
-from videobench.models import build_model
+from videobench.models import VideoModel, build_model
 from videobench.reporting.curves import write_history
 from videobench.reporting.log import log_json_stats
 from videobench.reporting.progress import Progress
@@ -60,11 +62,11 @@ class Trainer:
         if cfg.SOLVER.FREEZE_LAYERS:
             freeze_layers(model, cfg.SOLVER.FREEZE_LAYERS)
         if cfg.TRAIN.CHANNELS_LAST:
-            _channels_innermost(model)
+            channels_innermost(model)
         scaler = torch.amp.GradScaler(device.type, enabled=cfg.TRAIN.PRECISION == "fp16")
         ema = ExponentialMovingAverage.from_config(cfg, model)
         self.state = TrainingState(model, build_optimizer(model, cfg), scaler, ema)
-        self.state.start(cfg)
+        self.continued = self.state.start(cfg)
 
         pin = cfg.DATA_LOADER.PIN_MEMORY and device.type == "cuda"
         self.loader = TrainingLoader(cfg, rank=rank(), world_size=world_size(), pin_memory=pin)
@@ -104,7 +106,9 @@ class Trainer:
                 "another OUTPUT_DIR to start afresh",
                 *(cfg.OUTPUT_DIR, state.epoch, cfg.SOLVER.MAX_EPOCH),
             )
-        with StopRequest() as self.stop, _tf32(cfg.TRAIN.TF32), self._closing():
+        elif self.continued is not None and is_main():
+            note_restart(cfg.OUTPUT_DIR, self.continued, state.epoch, state.step)
+        with StopRequest() as self.stop, tf32(cfg.TRAIN.TF32), self._closing():
             while (going := state.epoch < cfg.SOLVER.MAX_EPOCH) and self._train_epoch() and self._finish_epoch():
                 pass
         if going:
@@ -170,7 +174,7 @@ class Trainer:
             record |= errors
         state.epoch, state.step, state.sums, state.failed = done, 0, {}, []
         state.history.append(record)
-        top1 = 100.0 - record["val_top1_err"] if evaluate else -1.0
+        top1 = 100.0 - record[state.judged_by] if evaluate else -1.0
         better = top1 > state.best_top1
         state.best_top1 = max(state.best_top1, top1)
         if is_main():
@@ -190,9 +194,7 @@ class Trainer:
         inputs = self.augmentation.finish(clips, batch.keys)
         rng = np.random.default_rng([self.cfg.RNG_SEED, _MIXING, state.epoch, state.step, rank()])
         inputs, targets = self.mixing(inputs, batch.labels, rng)
-        if self.cfg.TRAIN.CHANNELS_LAST and inputs.dim() == 5:
-            inputs = inputs.contiguous(memory_format=torch.channels_last_3d)
-        return inputs, targets
+        return channels_last(inputs) if self.cfg.TRAIN.CHANNELS_LAST else inputs, targets
 
     def _seed_network(self) -> None:
         # Dropout and stochastic depth: others in every step and on every rank, the same ones after a restart.
@@ -237,24 +239,38 @@ class Trainer:
         cfg, state = self.cfg, self.state
         count = min(cfg.BN.NUM_BATCHES_PRECISE, len(self.loader))
         training_mode(state.model, frozen_statistics=cfg.MODEL.FROZEN_BN)
-        with self.step.autocast(self.device):
-            inputs = (self._prepare(batch)[0] for batch in islice(self.loader.epoch(state.epoch), count))
+        self._seed_network()
+        kept = contextlib.nullcontext() if state.ema is None else state.ema.on(self.device)
+        with self.step.autocast(self.device), kept as average:
             recompute_statistics(
-                state.model, inputs, count, mean_over_ranks=lambda tensor: sum_over_ranks(tensor) / world_size()
+                state.model,
+                self._independent_clips(count, [state.model] + [average] * (average is not None)),
+                count,
+                mean_over_ranks=lambda tensor: sum_over_ranks(tensor) / world_size(),
+                average=average,
             )
-        state.model.clean_activation_buffers()
+
+    def _independent_clips(self, batches: int, models: Sequence[VideoModel]) -> Iterator[Tensor]:
+        """Inputs of the first batches of the epoch at hand; networks remember nothing of one batch for the next."""
+        for batch in islice(self.loader.epoch(self.state.epoch), batches):
+            yield self._prepare(batch)[0]
+            for model in models:
+                model.clean_activation_buffers()
 
     def _validate(self) -> dict[str, float] | None:
         """Errors by name of the network and of its average, or None when the run is to stop."""
         state = self.state
         errors: dict[str, float] = {}
-        models = {"val_": state.model} | ({"val_ema_": state.ema.module} if state.ema is not None else {})
-        for prefix, model in models.items():
+        models = {"val_clip_": contextlib.nullcontext(state.model)}
+        if state.ema is not None:
+            models["val_clip_ema_"] = state.ema.on(self.device)
+        for prefix, place in models.items():
             best = {
                 name: min((r[prefix + name] for r in state.history if prefix + name in r), default=100.0)
                 for name in ("top1_err", "top5_err")
             }
-            found = self.validation(model, state.epoch + 1, self.stop, best, average=model is not state.model)
+            with place as model:
+                found = self.validation(model, state.epoch + 1, self.stop, best, average=model is not state.model)
             if found is None:
                 return None
             errors |= {prefix + name: value for name, value in found.items()}
@@ -321,27 +337,6 @@ class Trainer:
             self.scalars.close()
             if self.writer is not None:
                 self.writer.close()
-
-
-@contextlib.contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
-    """Let float32 arithmetic on GPUs use TF32, or not; as before afterwards, for the test."""
-    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [switch.allow_tf32 for switch in switches]
-    for switch in switches:
-        switch.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.allow_tf32 = value
-
-
-def _channels_innermost(model: torch.nn.Module) -> None:
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for parameter in model.parameters():
-        if parameter.dim() in formats:
-            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.dim()])
 
 
 def train(cfg: CfgNode, device: torch.device) -> bool:

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from videobench.config import CfgNode
-from videobench.engine.checkpoint import changed_keys, last_checkpoint, versions
+from videobench.engine.checkpoint import changed_keys, versions
 from videobench.engine.class_names import class_names
 from videobench.engine.class_order import match_classes
+from videobench.engine.continuation import checkpoint_to_continue
 from videobench.models import VideoModel, WeightsError, load_weights
-from videobench.models.weights import read_checkpoint
+from videobench.reporting.curves import with_present_names
 from videobench.solver.ema import ExponentialMovingAverage
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class TrainingState:
         sums: of the metrics over the unfinished epoch, of all ranks.
         failed: number, name and cause of its unreadable videos.
         history: one record per finished epoch.
-        best_top1: the best validation accuracy so far; -1 before the first.
+        best_top1: the best validation accuracy so far, of the average where there is one; -1 before the first.
     """
 
     model: VideoModel
@@ -51,6 +52,11 @@ class TrainingState:
     failed: list[tuple[int, str, str]] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
     best_top1: float = -1.0
+
+    @property
+    def judged_by(self) -> str:
+        """What in a record of an epoch tells which checkpoint is the best."""
+        return "val_clip_top1_err" if self.ema is None else "val_clip_ema_top1_err"
 
     def content(self, cfg: CfgNode) -> dict[str, Any]:
         """The state as a checkpoint holds it: tensors and plain data, in the published layout and a little more."""
@@ -73,25 +79,24 @@ class TrainingState:
             content["scaler_state"] = self.scaler.state_dict()
         return content
 
-    def start(self, cfg: CfgNode) -> None:
+    def start(self, cfg: CfgNode) -> Path | None:
         """Continue the run of OUTPUT_DIR, or begin from TRAIN.CHECKPOINT_FILE_PATH, or from fresh weights.
+
+        Returns:
+            The checkpoint that the run goes on from, or None when it begins.
 
         Raises:
             WeightsError: when a checkpoint cannot be read, or is of another network or optimizer.
         """
-        train = cfg.TRAIN
-        if train.AUTO_RESUME and (found := last_checkpoint(cfg.OUTPUT_DIR)) is not None:
+        if (found := checkpoint_to_continue(cfg)) is not None:
             self.resume(*found, cfg)
-        elif train.CHECKPOINT_FILE_PATH:
-            path = Path(train.CHECKPOINT_FILE_PATH)
-            content = read_checkpoint(path)
-            if not train.CHECKPOINT_EPOCH_RESET and "optimizer_state" in content and "epoch" in content:
-                self.resume(path, content, cfg)
-            else:
-                report = load_weights(self.model, path, inflation=cfg.TRAIN.CHECKPOINT_INFLATION)
-                logger.info("%s", report)
-                match_classes(self.model, report, cfg, required=False)
-                self._start_average()
+            return found[0]
+        if cfg.TRAIN.CHECKPOINT_FILE_PATH:
+            report = load_weights(self.model, cfg.TRAIN.CHECKPOINT_FILE_PATH, inflation=cfg.TRAIN.CHECKPOINT_INFLATION)
+            logger.info("%s", report)
+            match_classes(self.model, report, cfg, required=False)
+            self._start_average()
+        return None
 
     def resume(self, path: Path, content: dict[str, Any], cfg: CfgNode) -> None:
         """Restore everything, and say which keys of the configuration are others than before.
@@ -121,8 +126,9 @@ class TrainingState:
             self._start_average()
         self.epoch, self.step = content["epoch"] + 1, content.get("step", 0)
         self.sums, self.failed = dict(content.get("sums", {})), list(content.get("failed", []))
-        self.history = list(content.get("history", []))
-        self.best_top1 = content.get("best_top1", -1.0)
+        self.history = [with_present_names(record) for record in content.get("history", [])]
+        # From the history, because what it is judged by changes when TRAIN.EMA is switched.
+        self.best_top1 = max((100.0 - r[self.judged_by] for r in self.history if self.judged_by in r), default=-1.0)
         steps = f" and {self.step} steps of the next" if self.step else ""
         logger.info("resuming after epoch %d%s from %s", self.epoch, steps, path)
 

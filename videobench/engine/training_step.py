@@ -14,11 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
 from videobench.config import CfgNode
+from videobench.engine.arithmetic import autocast
 from videobench.models import VideoModel
 from videobench.solver.losses import training_loss
 
 Targets = Tensor | dict[str, Tensor]
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -61,7 +61,7 @@ class TrainingStep:
         self.loss_name, self.smoothing = cfg.MODEL.LOSS_FUNC, cfg.SOLVER.SMOOTHING
         self.subclips = cfg.MOVINET.TRAIN_SUBCLIPS
         self.clip_norm, self.clip_value = cfg.SOLVER.CLIP_GRAD_L2NORM, cfg.SOLVER.CLIP_GRAD_VAL
-        self.dtype = AUTOCAST.get(cfg.TRAIN.PRECISION)
+        self.precision = cfg.TRAIN.PRECISION
         #: Clips per forward pass; 0 is the whole batch.
         self.micro_batch = 0
 
@@ -131,7 +131,7 @@ class TrainingStep:
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The arithmetic of forward passes (TRAIN.PRECISION)."""
-        return torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None)
+        return autocast(device, self.precision)
 
     @contextlib.contextmanager
     def _gradients_exchanged(self, final: bool) -> Iterator[None]:

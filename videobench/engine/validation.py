@@ -16,10 +16,10 @@ from videobench.datasets.augment import normalise
 from videobench.datasets.views import ViewLoader
 from videobench.distributed.group import gather, is_main, rank, report_progress, world_size
 from videobench.engine.accuracy import average_precision, mean_average_precision
+from videobench.engine.arithmetic import autocast, channels_last
 from videobench.engine.metrics import gpu_memory, main_memory, training_errors
 from videobench.engine.step_log import left_text
 from videobench.engine.stopping import StopRequest
-from videobench.engine.training_step import AUTOCAST
 from videobench.models import VideoModel
 from videobench.reporting.log import log_json_stats
 from videobench.reporting.progress import Progress
@@ -38,6 +38,7 @@ class Validation:
     def __init__(self, cfg: CfgNode, device: torch.device) -> None:
         self.cfg, self.device = cfg, device
         self.loader = ViewLoader(cfg, "val", rank=rank(), world_size=world_size())
+        self.pin = cfg.DATA_LOADER.PIN_MEMORY and device.type == "cuda"
         self.videos = self.loader.videos
         self.batch_size = max(1, cfg.TRAIN.BATCH_SIZE // local_ranks(cfg))
         # As many on every rank, whatever cannot be read, so that all ask equally often whether to stop.
@@ -109,12 +110,12 @@ class Validation:
         return torch.from_numpy(np.asarray(labels[rows]))
 
     def _errors(self, model: VideoModel, clips: Tensor, labels: Tensor | dict[str, Tensor]) -> dict[str, float]:
-        data, dtype = self.cfg.DATA, AUTOCAST.get(self.cfg.TRAIN.PRECISION)
-        clips = clips.to(self.device, non_blocking=True)
+        data, train = self.cfg.DATA, self.cfg.TRAIN
+        clips = (clips.pin_memory() if self.pin else clips).to(self.device, non_blocking=self.pin)
         inputs = normalise(clips, data.MEAN, data.STD, reverse_channels=data.REVERSE_INPUT_CHANNEL)
         model.clean_activation_buffers()
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-            logits = model(inputs)
+        with autocast(self.device, train.PRECISION):
+            logits = model(channels_last(inputs) if train.CHANNELS_LAST else inputs)
         on_cpu = {k: v.float().cpu() for k, v in logits.items()} if isinstance(logits, dict) else logits.float().cpu()
         if not isinstance(labels, dict) and labels.is_floating_point():
             self._scored.append((on_cpu.numpy(), labels.numpy()))

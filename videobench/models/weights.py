@@ -4,6 +4,7 @@ import argparse
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ State = dict[str, Tensor]
 
 # Where published files keep the weights, in the order of preference.
 _LAYOUTS = ("model_state", "model", "state_dict")
+# And their moving average: our own files, and timm's.
+_AVERAGES = ("ema_state", "state_dict_ema", "model_ema")
 _PREFIXES = ("module.", "_orig_mod.")
 
 # Plain data that published checkpoints carry beside the weights (arguments, best accuracies, versions). The functions
@@ -108,7 +111,12 @@ class LoadReport:
 
 
 def load_weights(
-    model: VideoModel, source: str | Path | dict[str, Any], *, min_match: float = 0.5, inflation: str = "mean"
+    model: VideoModel,
+    source: str | Path | dict[str, Any],
+    *,
+    min_match: float = 0.5,
+    inflation: str = "mean",
+    average: bool = False,
 ) -> LoadReport:
     """Load published or own weights into a network, in place.
 
@@ -122,6 +130,7 @@ def load_weights(
             that a still clip gives what the image gave (Carreira and Zisserman, 2017; UniFormer; SlowFast's
             CHECKPOINT_INFLATE). ``repeat``: not divided (SlowFast's CHECKPOINT_IN_INIT). ``centre``: in the middle
             frame, zero elsewhere. Motionformer's patch embedding is always centred, as published.
+        average: take the moving average of the weights (``ema_state`` of our own checkpoints).
 
     Returns:
         What was loaded, renamed, inflated, resized, reshaped, replaced, missing and unexpected. A classifier of
@@ -135,7 +144,7 @@ def load_weights(
     is_file = isinstance(source, (str, Path))
     origin = str(source) if is_file else "the given weights"
     content = read_checkpoint(source) if is_file else source
-    state, layout, not_tensors = _find_state(content, origin)
+    state, layout, not_tensors = _find_state(content, origin, average)
     try:
         adapted = model.adapt_weights(state)
     except ValueError as error:
@@ -181,11 +190,12 @@ def load_weights(
     return report
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
     """What a checkpoint file holds, on the CPU; only tensors and plain data are read, no code is run.
 
     Args:
         path: a file written by ``torch.save``, or one of safetensors (by its ending).
+        mmap: leave tensors on the disk until they are used, where the file's form allows it.
 
     Raises:
         WeightsError: when the file is missing, damaged, or holds anything else; the message names it and the reason.
@@ -196,7 +206,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
             return load_file(path)
         with torch.serialization.safe_globals(_PLAIN_DATA):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            lazy = mmap and zipfile.is_zipfile(path)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=lazy)
     except OSError as error:
         raise WeightsError(f"{path}: cannot read this checkpoint: {error.strerror or error}") from error
     except Exception as error:  # damaged bytes make the readers fail with errors of almost every type
@@ -229,15 +240,15 @@ def export_weights(model: VideoModel, path: str | Path, layout: str = "slowfast"
 
 
 def convert_weights(
-    model: VideoModel, checkpoint: str | Path, path: str | Path, layout: str = "slowfast"
+    model: VideoModel, checkpoint: str | Path, path: str | Path, layout: str = "slowfast", *, average: bool = False
 ) -> LoadReport:
-    """Load a checkpoint of any layout into a network and write it as :func:`export_weights` does.
+    """Load a checkpoint of any layout, or its averaged weights, and write it as :func:`export_weights` does.
 
     Raises:
         WeightsError: when the checkpoint does not set every tensor of the network; nothing is written then.
         OSError: when the file cannot be written.
     """
-    report = load_weights(model, checkpoint)
+    report = load_weights(model, checkpoint, average=average)
     if not report.complete:
         raise WeightsError(
             f"{checkpoint}: the exported file would hold weights that are not from this checkpoint; describe the "
@@ -272,9 +283,15 @@ def write_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
         os.close(folder)
 
 
-def _find_state(content: dict[str, Any], origin: str) -> tuple[State, str, list[str]]:
+def _find_state(content: dict[str, Any], origin: str, average: bool) -> tuple[State, str, list[str]]:
     """The tensors by their names without prefixes, the layout, and the other entries among them."""
-    layout = next((key for key in _LAYOUTS if isinstance(content.get(key), dict)), "bare")
+    places = _AVERAGES if average else _LAYOUTS
+    layout = next((key for key in places if isinstance(content.get(key), dict)), "bare")
+    if average and layout == "bare":
+        raise WeightsError(
+            f"{origin}: no averaged weights in it ({', '.join(_AVERAGES)}); training keeps them with TRAIN.EMA True; "
+            "the plain weights can be had from this file (TEST.WEIGHTS model)"
+        )
     entries = content if layout == "bare" else content[layout]
     state: State = {}
     for name, value in entries.items():

@@ -31,6 +31,7 @@ def recompute_statistics(
     num_batches: int,
     *,
     mean_over_ranks: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    average: nn.Module | None = None,
 ) -> int:
     """Replace the running statistics of batch norms by those of whole batches under the present weights (precise BN).
 
@@ -43,20 +44,25 @@ def recompute_statistics(
         inputs: training clips as ``model(clips)`` takes them, on its device; at least ``num_batches`` of them.
         num_batches: batches to take (BN.NUM_BATCHES_PRECISE, or what an epoch has).
         mean_over_ranks: the mean of a tensor over all ranks, each of which passes as many clips as the others.
+        average: the moving average of the network, whose batch norms get their own statistics from the same batches;
+            it is left in eval mode. What the network gets does not depend on it.
 
     Returns:
-        How many batch norms have new statistics; 0 when none is in training mode, and nothing is drawn then.
+        How many batch norms of ``model`` have new statistics; 0 when none is in training mode, and nothing is drawn
+        then.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # about functions of fvcore.nn that are not used here
         from fvcore.nn.precise_bn import update_bn_stats
 
-    norms = [norm for norm in _batch_norms(model) if norm.training and norm.track_running_stats]
-    if not norms:
+    own = [norm for norm in _batch_norms(model) if norm.training and norm.track_running_stats]
+    if not own:
         return 0
+    both = _Both(model, average)
+    norms = [norm for norm in _batch_norms(both) if norm.training and norm.track_running_stats]
     buffers = [(norm, norm.running_mean, norm.running_var) for norm in norms]
     with torch.random.fork_rng(devices={mean.device.index for _, mean, _ in buffers if mean.is_cuda}):
-        update_bn_stats(model, inputs, num_batches)
+        update_bn_stats(both, inputs, num_batches)
     for norm, mean, var in buffers:
         own_mean = norm.running_mean.double()
         all_mean = mean_over_ranks(own_mean)
@@ -65,7 +71,26 @@ def recompute_statistics(
         norm.running_mean, norm.running_var = mean, var
         mean.copy_(all_mean)
         var.copy_(all_square - all_mean.square())
-    return len(norms)
+    if average is not None:
+        average.eval()
+    return len(own)
+
+
+class _Both(nn.Module):
+    """A network and its average, in the same mode, fed the same clips one after the other."""
+
+    def __init__(self, model: nn.Module, average: nn.Module | None) -> None:
+        super().__init__()
+        self.model, self.average = model, average
+        if average is not None:
+            for one, other in zip(model.modules(), average.modules(), strict=True):
+                other.training = one.training
+
+    def forward(self, clips: Any) -> None:
+        self.model(clips)
+        if self.average is not None:
+            with torch.random.fork_rng(devices={p.device.index for p in self.average.parameters() if p.is_cuda}):
+                self.average(clips)
 
 
 def _batch_norms(model: nn.Module) -> list[_BatchNorm]:

@@ -1,5 +1,7 @@
 """The moving average of a network's weights."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -50,6 +52,15 @@ class ExponentialMovingAverage:
     def module(self) -> nn.Module:
         """The averaged network, in eval mode."""
         return self._average.module
+
+    @contextlib.contextmanager
+    def on(self, device: torch.device) -> Iterator[nn.Module]:
+        """The averaged network on a device for a while, wherever it is kept; its tensors move where that differs."""
+        home = next(self.module.parameters()).device
+        try:
+            yield self.module.to(device)
+        finally:
+            self.module.to(home)
 
     def decay(self, step: int) -> float:
         """The share of the average that the update after ``step`` optimizer steps keeps; 0 at the first: a copy."""

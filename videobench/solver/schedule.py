@@ -22,7 +22,8 @@ def learning_rate(solver: CfgNode, epoch: float, scale: float = 1.0) -> float:
 
 def shard_scale(cfg: CfgNode) -> float:
     """The factor on learning rates: the number of machines with SOLVER.BASE_LR_SCALE_NUM_SHARDS, else one."""
-    return float(cfg.NUM_SHARDS) if cfg.SOLVER.BASE_LR_SCALE_NUM_SHARDS else 1.0
+    solver = cfg.SOLVER
+    return float(solver.BASE_LR_NUM_SHARDS or cfg.NUM_SHARDS) if solver.BASE_LR_SCALE_NUM_SHARDS else 1.0
 
 
 def _policy(solver: CfgNode, epoch: float, scale: float) -> float:
