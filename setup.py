@@ -16,7 +16,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["videobench", "videobench.*"]),
-    package_data={"videobench.models": ["zoo.yaml", "networks/*.yaml"], "videobench.datasets": ["classes/*.txt"], "videobench.reporting": ["page/*", "page/echarts/*"]},
+    package_data={
+        "videobench.models": ["zoo.yaml", "networks/*.yaml"],
+        "videobench.datasets": ["classes/*.txt"],
+        "videobench.reporting": ["page/*", "page/echarts/*"],
+    },
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
@@ -35,7 +39,15 @@ setup(
         "PyYAML>=6",
     ],
     extras_require={
+        "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],
         "torchcodec": ["torchcodec>=0.17"],
-        "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.11"],
+        "test": [
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "ruff>=0.11",
+            "playwright>=1.50",
+        ],
     },
 )

@@ -11,7 +11,16 @@ from videobench.datasets import demo
 
 ROOT = Path(__file__).resolve().parents[1]
 # A layer may import those below it.
-LAYERS = {"config": 0, "models": 1, "datasets": 1, "solver": 1, "distributed": 1, "reporting": 1, "engine": 2}
+LAYERS = {
+    "config": 0,
+    "models": 1,
+    "datasets": 1,
+    "solver": 1,
+    "distributed": 1,
+    "reporting": 1,
+    "engine": 2,
+    "inference": 3,
+}
 
 
 def imported_layers(path: Path) -> set[str]:

@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "ConfigError": "videobench.config",
     "load_config": "videobench.config",
+    "Predictor": "videobench.inference.predictor",
     "build_model": "videobench.models",
     "create_model": "videobench.models",
     "list_models": "videobench.models",

@@ -1,0 +1,44 @@
+"""Write a network for another runtime: python tools/export.py --weights RUN|FILE --to onnx -o FILE."""
+
+import argparse
+import sys
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Write a trained network as an ONNX, torch.export or TorchScript file, with class names and "
+        "preprocessing inside, and compare it with the network on random clips.",
+        epilog="Exit status: 0 done; 1 the network cannot be exported so, or the file computes something else; 2 the "
+        "weights are wrong.",
+    )
+    parser.add_argument("--weights", required=True, help="folder of a run, a checkpoint, or published weights")
+    parser.add_argument("--model", help="what published weights are of: an id (tools/model_info.py) or a YAML file")
+    parser.add_argument("--to", required=True, choices=["onnx", "torch_export", "torchscript"])
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="usually .onnx, .pt2 or .pt")
+    parser.add_argument("--stream", action="store_true", help="frame by frame, state in and out (causal MoViNet)")
+    parser.add_argument("--dynamic", nargs="?", const="batch", choices=["batch"], help="any number of clips per call")
+    parser.add_argument("--half", action="store_true", help="float16 weights, inputs and outputs")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+
+    from videobench.inference.exporting import ExportError, export
+    from videobench.inference.network import load_network
+
+    try:
+        network = load_network(args.weights, args.model, device="cpu")
+        options = {"stream": args.stream, "dynamic": args.dynamic is not None, "half": args.half}
+        print(export(network, args.output, args.to, **options))
+    except ExportError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What people do with trained weights: predict files, follow streams, export to other runtimes."""

@@ -1,0 +1,106 @@
+"""The work of tools/predict.py: predictions of many files as a table, JSON or CSV."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm
+
+from videobench.datasets.containers import VideoError
+from videobench.datasets.preparation.files import printable
+from videobench.inference.given import GivenVideos, find_files
+from videobench.inference.overlay import write_heatmap, write_labelled
+from videobench.inference.predictor import Prediction, Predictor
+
+#: Exit statuses.
+DONE, UNREADABLE, WRONG_INPUT = 0, 1, 2
+FORMS = ("table", "json", "csv")
+
+
+def predict_files(
+    names: Sequence[str],
+    predictor: Predictor,
+    *,
+    form: str = "table",
+    top: int = 5,
+    show: str | Path | None = None,
+    heatmap: str | Path | None = None,
+    out: TextIO | None = None,
+) -> int:
+    """Print what files show; those that cannot be read are named at the end.
+
+    Args:
+        names: files, folders, shell patterns, or ``-`` for a file on standard input.
+        predictor: what predicts.
+        form: table, json (one object per line and video) or csv.
+        top: classes per video.
+        show: a video file to write: the (only) video with its classes over it.
+        heatmap: a video file to write: where the network looked.
+        out: where to print; standard output unless given.
+
+    Returns:
+        0 when all were read, 1 when some were not, 2 when nothing was named that could be.
+    """
+    out = out or sys.stdout
+    try:
+        sources = [sys.stdin.buffer.read()] if list(names) == ["-"] else _files(names, predictor)
+    except VideoError as error:
+        print(error, file=sys.stderr)
+        return WRONG_INPUT
+    if len(sources) > 1 and (show or heatmap):
+        print(f"--show and --heatmap take one video, {len(sources)} were named", file=sys.stderr)
+        return WRONG_INPUT
+    failures: list[VideoError] = []
+
+    def good() -> Iterator[Prediction]:
+        # The bar is for people: nothing is drawn where nobody looks.
+        with tqdm(total=len(sources), unit="video", disable=None if len(sources) > 1 else True) as bar:
+            for prediction in predictor.predict_each(sources):
+                bar.update()
+                if isinstance(prediction, VideoError):
+                    failures.append(prediction)
+                else:
+                    yield prediction
+
+    for prediction in _written(good(), form, top, out):
+        if show:
+            write_labelled(show, sources[0], prediction, top)
+        if heatmap:
+            write_heatmap(heatmap, predictor, sources[0], prediction, top)
+    for error in failures:
+        print(f"unreadable: {printable(error.path)}: {error.cause}", file=sys.stderr)
+    if failures:
+        print(f"{len(failures)} of {len(sources)} files could not be read", file=sys.stderr)
+    return UNREADABLE if failures else DONE
+
+
+def _files(names: Sequence[str], predictor: Predictor) -> list[str]:
+    return find_files(names, GivenVideos.of(predictor.cfg, ()).pictures)
+
+
+def _written(predictions: Iterator[Prediction], form: str, top: int, out: TextIO) -> Iterator[Prediction]:
+    """Write predictions as they come, and hand them on."""
+    table = csv.writer(out, lineterminator="\n")
+    if form == "csv":
+        table.writerow(["video", "head", "rank", "class", "probability"])
+    for prediction in predictions:
+        heads = {head: prediction.top(top, head) for head in prediction.probabilities}
+        source = printable(prediction.source)
+        if form == "json":
+            classes = {
+                head: [{"class": name, "probability": share} for name, share in found] for head, found in heads.items()
+            }
+            # One head needs no name.
+            print(json.dumps({"video": source, "classes": classes.get("", classes)}), file=out, flush=True)
+        elif form == "csv":
+            for head, found in heads.items():
+                table.writerows([source, head, rank, name, f"{p:.6f}"] for rank, (name, p) in enumerate(found, start=1))
+        else:
+            print(source, file=out)
+            for head, found in heads.items():
+                for name, share in found:
+                    print(f"  {share:7.2%}  {f'{head}: ' if head else ''}{name}", file=out)
+        yield prediction

@@ -1,0 +1,162 @@
+"""Videos with what the network says, and where it looked, drawn over them."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+import torch
+from av.video.stream import VideoStream
+from torch import Tensor
+from torch.nn import functional as F
+
+from videobench.datasets.augment import normalise
+from videobench.datasets.containers import open_video
+from videobench.datasets.decoding import upright
+from videobench.inference.given import HeldFrames, Source
+from videobench.inference.network import Network
+
+if TYPE_CHECKING:
+    from videobench.inference.predictor import Prediction, Predictor
+
+#: Smallest short side of the videos written here, so that letters can be read.
+_SHORT_SIDE = 224
+
+
+class VideoWriter:
+    """Writes uint8 RGB pictures [H, W, 3] as an H.264 mp4 file; use as a context manager.
+
+    Args:
+        path: the file.
+        fps: pictures per second.
+    """
+
+    def __init__(self, path: str | Path, fps: Fraction | float) -> None:
+        self._container = av.open(os.fspath(path), "w", format="mp4")
+        self._fps = Fraction(fps).limit_denominator(1001)
+        self._stream: VideoStream | None = None
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._stream is not None:
+            self._container.mux(self._stream.encode())
+        self._container.close()
+
+    def write(self, picture: np.ndarray) -> None:
+        """Append a picture; all have the size of the first one."""
+        # H.264 in its common form wants even sides.
+        picture = np.ascontiguousarray(picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2])
+        if self._stream is None:
+            self._stream = self._container.add_stream("libx264", rate=self._fps)
+            self._stream.height, self._stream.width = picture.shape[:2]
+            self._stream.pix_fmt = "yuv420p"
+            self._stream.options = {"preset": "veryfast", "crf": "20"}
+        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+
+
+def labelled(picture: np.ndarray, lines: Sequence[tuple[str, float]]) -> np.ndarray:
+    """A picture [H, W, 3], enlarged where it is small, with names and probabilities in its top left corner."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    image = Image.fromarray(picture)
+    scale = max(1.0, _SHORT_SIDE / min(image.size))
+    # The shape must not depend on the frame: encoders want one size.
+    image = image.resize([round(side * scale) for side in image.size])
+    draw = ImageDraw.Draw(image, "RGBA")
+    size = max(11, min(image.size) // 18)
+    font = ImageFont.load_default(size)
+    for number, (name, share) in enumerate(lines):
+        y, text = number * (size + 6), f"{share:4.0%} {name}"
+        draw.rectangle((0, y, draw.textlength(text, font=font) + 8, y + size + 6), (0, 0, 0, 150))
+        draw.rectangle((0, y + size + 3, share * image.width, y + size + 6), (80, 200, 120, 255))
+        draw.text((4, y), text, (255, 255, 255, 255), font=font)
+    return np.asarray(image)
+
+
+def write_labelled(path: str | Path, source: Source, prediction: "Prediction", top: int = 5) -> None:
+    """Write a video with its likeliest classes over it."""
+    lines = [line for head in prediction.probabilities for line in prediction.top(top, head)]
+    frames, fps = _all_frames(source)
+    with VideoWriter(path, fps) as video:
+        for picture in frames:
+            video.write(labelled(picture, lines))
+
+
+def _all_frames(source: Source) -> tuple[Iterable[np.ndarray], Fraction]:
+    """Every frame, one at a time, and their rate."""
+    if not isinstance(source, (str, bytes, Path)):
+        held = HeldFrames(source, 30)
+        return held.decode(range(held.frames)).numpy(), held.fps
+    container, stream = open_video(source)
+
+    def frames() -> Iterator[np.ndarray]:
+        with container:
+            for frame in container.decode(stream):
+                yield upright(frame.to_ndarray(format="rgb24"), frame)[0]
+
+    return frames(), stream.average_rate or Fraction(30)
+
+
+def heat(network: Network, clip: Tensor, number: int, head: str = "") -> Tensor:
+    """Where a change of the picture changes a class's score most: float [T, H, W] between 0 and 1.
+
+    The gradient of the logit with respect to the network's input (Simonyan et al., 2014), its absolute value summed
+    over the channels and averaged over a neighbourhood of a sixteenth of the picture; 1 is the 99th percentile.
+
+    Args:
+        network: what predicts.
+        clip: uint8 [1, T, C, H, W].
+        number: the class.
+        head: whose class it is.
+    """
+    data, model = network.cfg.DATA, network.model
+    clip = normalise(clip.to(network.device), data.MEAN, data.STD, reverse_channels=data.REVERSE_INPUT_CHANNEL)
+    model.clean_activation_buffers()
+    with torch.enable_grad():
+        clip.requires_grad_(True)
+        logits = model(clip)
+        logit = (logits[head] if isinstance(logits, dict) else logits)[0, number]
+        (gradient,) = torch.autograd.grad(logit, clip)
+    model.clean_activation_buffers()
+    strength = gradient.abs().sum(1)[0]
+    size = max(1, strength.shape[-1] // 16) | 1
+    for _ in range(2):
+        strength = F.avg_pool2d(strength[:, None], size, 1, size // 2, count_include_pad=False)[:, 0]
+    flat = strength.flatten()
+    high = flat.kthvalue(max(1, round(0.99 * flat.numel()))).values
+    return (strength / high.clamp_min(torch.finfo(strength.dtype).tiny)).clamp(0, 1).cpu()
+
+
+def heated(picture: np.ndarray, strength: np.ndarray) -> np.ndarray:
+    """A picture [H, W, 3] in grey with a strength [H, W] between 0 and 1 over it, blue to red."""
+    grey = picture.mean(-1, keepdims=True)
+    colour = np.stack([strength, 1 - (2 * strength - 1) ** 2, 1 - strength], -1) * 255
+    share = 0.15 + 0.55 * strength[..., None]
+    return ((1 - share) * grey + share * colour).round().astype(np.uint8)
+
+
+def write_heatmap(
+    path: str | Path, predictor: "Predictor", source: Source, prediction: "Prediction", top: int = 5
+) -> None:
+    """Write the clips of a video's views one after the other, as the network saw them, with the heat of its top class.
+
+    A network with several heads shows that of the first one.
+    """
+    views, head = predictor.views(source), next(iter(prediction.probabilities))
+    number = int(prediction.probabilities[head].argmax())
+    with VideoWriter(path, 8) as video:
+        for view in range(len(views)):
+            clip = views.clips(view, view + 1)
+            strength = heat(predictor.network, clip, number, head).numpy()
+            pictures = clip[0].permute(0, 2, 3, 1).numpy()
+            for picture, where in zip(pictures, strength, strict=True):
+                video.write(labelled(heated(picture, where), prediction.top(top, head)))

@@ -1,0 +1,200 @@
+"""Pictures as they come: from a file, a camera, a network stream or standard input."""
+
+import logging
+import queue
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer
+
+from videobench.datasets.containers import VideoError, cause_of, open_video
+from videobench.datasets.decoding import upright
+
+logger = logging.getLogger(__name__)
+
+_URL = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]+)://")
+# Protocols that hand over files: what comes from them has an end.
+_FILE_PROTOCOLS = ("http", "https")
+# Waits before another attempt, in seconds: the first, and the longest after doubling.
+_FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a stream.
+
+    Attributes:
+        pixels: uint8 RGB [H, W, 3], upright.
+        time: seconds on the source's clock.
+        arrived: when it was decoded, on the clock of `time.perf_counter`.
+        first: whether it has nothing to do with the picture before it: the beginning, or after an interruption.
+    """
+
+    pixels: np.ndarray
+    time: float
+    arrived: float
+    first: bool
+
+
+class PictureSource:
+    """Iterates over the pictures of a source; a thread reads ahead.
+
+    A live source (camera, stream) does not wait: when ``room`` pictures are waiting, the oldest of them is dropped for
+    the newest. When it breaks off or stalls it is opened again, after 1, 2, 4, ... and at most 30 seconds, and that is
+    said. A file or standard input waits, loses nothing, and ends.
+
+    Args:
+        name: path, camera number, URL, or ``-`` for standard input.
+        room: pictures that may wait.
+        patience: seconds without a picture after which a network source counts as stalled.
+        retries: attempts in a row to open a live source again; None never gives up. A source that never gave a picture
+            is given up at once.
+        live: whether it is live; found out unless given.
+        first_wait: seconds before the first attempt.
+        say: what interruptions are told to.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        room: int = 2,
+        patience: float = 10.0,
+        retries: int | None = None,
+        live: bool | None = None,
+        first_wait: float = _FIRST_WAIT,
+        say: Callable[[str], None] = logger.warning,
+    ) -> None:
+        self.name, self.patience, self.retries, self.say = name, patience, retries, say
+        self.live, self.first_wait = live, first_wait
+        #: Pictures that came too fast for whoever takes them, and times the source was opened again.
+        self.dropped = self.reopened = 0
+        #: Pictures per second, as the source says, once it is open.
+        self.fps: Fraction | None = None
+        self._room = room
+        self._closed = threading.Event()
+
+    def __iter__(self) -> Iterator[Picture]:
+        """The pictures, once.
+
+        Raises:
+            VideoError: for a source that cannot be opened, a broken file, and a live source that is given up.
+        """
+        waiting: queue.Queue[Picture | VideoError | None] = queue.Queue(self._room)
+        threading.Thread(target=self._fill, args=(waiting,), daemon=True, name="pictures").start()
+        try:
+            while (item := waiting.get()) is not None:
+                if isinstance(item, VideoError):
+                    raise item
+                yield item
+        finally:
+            self._closed.set()
+
+    def close(self) -> None:
+        """Let the reading thread end."""
+        self._closed.set()
+
+    def _fill(self, waiting: queue.Queue) -> None:
+        end: VideoError | None = None
+        try:
+            for picture in self._pictures():
+                self._put(waiting, picture, wait=not self.live)
+                if self._closed.is_set():
+                    return
+        except VideoError as error:
+            end = error
+        except Exception as error:  # a thread's error would be lost: it belongs to whoever iterates
+            end = VideoError(self.name, f"{type(error).__name__}: {error}")
+        if end is not None:
+            self._put(waiting, end)
+        self._put(waiting, None)
+
+    def _put(self, waiting: queue.Queue, item: Any, wait: bool = True) -> None:
+        while not self._closed.is_set():
+            try:
+                return waiting.put(item, timeout=0.2 if wait else 0)
+            except queue.Full:
+                if not wait:
+                    try:
+                        waiting.get_nowait()
+                        self.dropped += 1
+                    except queue.Empty:
+                        pass  # taken meanwhile, so there is room
+
+    def _pictures(self) -> Iterator[Picture]:
+        last, fails, given = -1.0, 0, False
+        while not self._closed.is_set():
+            first = True
+            try:
+                container, stream = self._open()
+                with container:
+                    if self.live is None:
+                        self.live = self._is_live(container)
+                    self.fps = stream.average_rate or stream.guessed_rate
+                    for count, frame in enumerate(container.decode(stream)):
+                        at = count / float(self.fps or 30) if frame.time is None else frame.time
+                        if not self.live and at <= last:
+                            continue  # a file that is read again from its beginning
+                        pixels = upright(frame.to_ndarray(format="rgb24"), frame)[0]
+                        yield Picture(pixels, at, time.perf_counter(), first and (self.live or not given))
+                        first, fails, given, last = False, 0, True, at
+                cause = "it ended"
+                if not self.live:
+                    return
+            except (av.FFmpegError, OSError, VideoError) as error:
+                cause = error.cause if isinstance(error, VideoError) else cause_of(error)
+                if not given or not (self.live or self._remote):
+                    raise VideoError(self.name, cause) from error
+            fails += 1
+            if self.retries is not None and fails > self.retries:
+                raise VideoError(self.name, f"{cause}; given up after {self.retries} attempts to open it again")
+            wait = min(self.first_wait * 2 ** (fails - 1), _LONGEST_WAIT)
+            self.say(f"{self.name}: {cause}; opening it again in {wait:g} s")
+            self._closed.wait(wait)
+            self.reopened += 1
+
+    @property
+    def _remote(self) -> bool:
+        return _URL.match(self.name) is not None
+
+    def _is_live(self, container: InputContainer) -> bool:
+        if self.name.isdigit():
+            return True
+        found = _URL.match(self.name)
+        return found is not None and (found["protocol"] not in _FILE_PROTOCOLS or not container.duration)
+
+    def _open(self) -> tuple[InputContainer, Any]:
+        if self.name == "-":
+            # Without a seek method, so that nothing tries to.
+            container = av.open(_Pipe(), metadata_errors="replace")
+        elif self.name.isdigit():
+            place, form = ("/dev/video" + self.name, "v4l2") if sys.platform == "linux" else (self.name, "avfoundation")
+            container = av.open(place, format=form)
+        elif self._remote:
+            options = {"rtsp_transport": "tcp"} if self.name.startswith("rtsp") else {}
+            container = av.open(self.name, timeout=self.patience, container_options=options, metadata_errors="replace")
+        else:
+            return open_video(self.name)
+        if not container.streams.video:
+            container.close()
+            raise VideoError(self.name, "no video stream")
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        return container, stream
+
+
+class _Pipe:
+    """Standard input for FFmpeg."""
+
+    name = "-"
+
+    def read(self, size: int) -> bytes:
+        return sys.stdin.buffer.read1(size)
