@@ -31,8 +31,8 @@ FRAMES = 60
 FPS = 25
 SIZE = 96
 # Object radius in pixels, smallest and largest.
-RADII = (16.0, 42.0)
-_FORMAT = 2
+RADII = (18.0, 44.0)
+_FORMAT = 4
 
 
 def write_demo_dataset(
@@ -97,9 +97,9 @@ def render_clip(label: int, rng: np.random.Generator) -> np.ndarray:
     elif name in ("moving up", "moving down"):
         y = y + (speed if name == "moving down" else -speed)
     elif name in ("approaching", "receding"):
-        zoom = zoom + 0.7 * (speed if name == "approaching" else -speed)
+        zoom = zoom + 0.8 * (speed if name == "approaching" else -speed)
     else:
-        angle = angle + 0.5 * (speed if name == "turning clockwise" else -speed)
+        angle = angle + 0.9 * (speed if name == "turning clockwise" else -speed)
     radius = RADII[0] * (RADII[1] / RADII[0]) ** (zoom % 1.0)
 
     # The object is lighter or darker than the background, with a tint of its own, and longer than wide.
