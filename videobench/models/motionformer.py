@@ -251,7 +251,7 @@ class Motionformer(VideoModel):
         """Features of the class token [N, dim], after the extra linear layer where there is one."""
         rows, columns = self._grid(clip)
         patches = (self.patch_embed_3d if self.tube > 1 else self.patch_embed)(clip)
-        x = torch.cat((self.cls_token.expand(len(clip), -1, -1), patches), dim=1)
+        x = torch.cat((self.cls_token.expand(clip.shape[0], -1, -1), patches), dim=1)
         x = self.pos_drop(x + self._positions(rows, columns))
         for index, block in enumerate(self.blocks):
             x = run_block(block, x, recompute=index < self.recomputed)

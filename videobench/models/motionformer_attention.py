@@ -73,7 +73,7 @@ class DividedAttention(SpaceTimeAttention):
         self.axis = axis
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        batch, class_and_patches = len(q), [1, q.shape[2] - 1]
+        batch, class_and_patches = q.shape[0], [1, q.shape[2] - 1]
         class_q, patch_q = q.split(class_and_patches, dim=2)
         query = self._grouped(patch_q)
         key, value = (self._grouped(*x.split(class_and_patches, dim=2)[::-1]) for x in (k, v))
@@ -124,25 +124,37 @@ class TrajectoryAttention(SpaceTimeAttention):
         class_q, patch_q = q.split(class_and_patches, dim=2)
         class_token = _merge_heads(scaled_dot_product_attention(class_q, k, v))
         patch_k, patch_v = (x.split(class_and_patches, dim=2)[1] for x in (k, v))
-        patches = self.along_time(self.through_frames(patch_q, patch_k, patch_v))
-        return torch.cat((class_token, patches), dim=1)
+        if torch.is_grad_enabled() or q.is_cuda:
+            trajectories = self.through_frames(patch_q, patch_k, patch_v)
+            # What a patch found in its own frame asks the question of the second step.
+            own = trajectories.unflatten(1, (self.frames, -1)).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
+            patches = self.along_time(trajectories, self.proj_q(own.flatten(1, 2)))
+            return torch.cat((class_token, patches), dim=1)
+        # Nothing is kept for a backward pass: the trajectories of one frame's patches at a time stay in the caches.
+        by_frame = (x.unflatten(2, (self.frames, -1)).unbind(2) for x in (patch_q, patch_k, patch_v))
+        frames = list(zip(*by_frame, strict=True))
+        own = [self.weigh(*frame) for frame in frames]
+        queries = self.proj_q(torch.cat(own, dim=1)).unflatten(1, (self.frames, -1)).unbind(1)
+        done = [class_token]
+        for index, (frame_q, _, _) in enumerate(frames):
+            found = [own[f] if f == index else self.weigh(frame_q, k, v) for f, (_, k, v) in enumerate(frames)]
+            done.append(self.along_time(torch.stack(found, dim=2), queries[index]))
+        return torch.cat(done, dim=1)
 
     def through_frames(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """First step: patches [N, heads, F * P, D] to trajectory tokens with merged heads, [N, F * P, F, C]."""
         frames = zip(*(x.unflatten(2, (self.frames, -1)).unbind(2) for x in (k, v)), strict=True)
         return torch.stack([self.weigh(q, frame_k, frame_v) for frame_k, frame_v in frames], dim=2)
 
-    def along_time(self, trajectories: Tensor) -> Tensor:
-        """Second step: trajectory tokens [N, F * P, F, C] to patches [N, F * P, C]."""
-        batch, patches, frames, dim = trajectories.shape
-        # What a patch found in its own frame asks the question.
-        own = trajectories.unflatten(1, (frames, -1)).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
-        query = self.proj_q(own.reshape(batch, patches, dim)).flatten(0, 1) * self.scale
+    def along_time(self, trajectories: Tensor, query: Tensor) -> Tensor:
+        """Second step: trajectory tokens [N, S, F, C] and their queries [N, S, C] to patches [N, S, C]."""
+        batch, patches, _, dim = trajectories.shape
+        query = query.flatten(0, 1) * self.scale
         key_map, value_map = self.proj_kv.weight.unflatten(0, (2, self.num_heads, -1)).unbind(0)  # [heads, D, C] each
 
         y = trajectories.flatten(0, 1)
         folded = query.unflatten(-1, (self.num_heads, -1)).transpose(0, 1) @ key_map
-        weights = (folded.transpose(0, 1) @ y.transpose(1, 2)).softmax(dim=-1)  # [N * F * P, heads, F]
+        weights = (folded.transpose(0, 1) @ y.transpose(1, 2)).softmax(dim=-1)  # [N * S, heads, F]
         if self.project_values:
             summed = (weights @ y).transpose(0, 1) @ value_map.transpose(1, 2)
             out = summed.transpose(0, 1).flatten(1)

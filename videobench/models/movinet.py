@@ -148,7 +148,7 @@ class MoViNet(VideoModel):
             return super().forward(clip)
         state = self._activations
         if state is None:
-            state = self.stream_state(len(clip), clip.device)
+            state = self.stream_state(clip.shape[0], clip.device)
         logits, self._activations = self.stream(clip, state)
         return logits
 
@@ -171,7 +171,7 @@ class MoViNet(VideoModel):
         """
         if not self.style.causal:
             raise ValueError("only a causal network streams: build it with MOVINET.CAUSAL True")
-        if len(frames) != len(state["frames"]):
+        if frames.shape[0] != state["frames"].shape[0]:
             raise ValueError(
                 f"the stream began with {len(state['frames'])} videos, got {len(frames)}: take a new stream_state, or "
                 "call clean_activation_buffers()"
@@ -226,7 +226,7 @@ class MoViNet(VideoModel):
 
     def forward_features(self, clip: Tensor) -> Tensor:
         """Pooled features [N, num_features] of a whole video; the running stream stays as it is."""
-        state = self.stream_state(len(clip), clip.device) if self.style.causal else None
+        state = self.stream_state(clip.shape[0], clip.device) if self.style.causal else None
         return self._pooled(clip, state)[0]
 
     def _pooled(self, clip: Tensor, past: State | None) -> tuple[Tensor, State]:

@@ -19,7 +19,8 @@ class Style:
     tf_like: bool
 
     def activation(self, x: Tensor) -> Tensor:
-        return F.hardswish(x) if self.two_plus_one else F.silu(x)
+        """Of a tensor that nobody else reads: it may be overwritten."""
+        return (F.hardswish if self.two_plus_one else F.silu)(x, inplace=_may_overwrite(x))
 
     def gate(self, x: Tensor) -> Tensor:
         # TensorFlow's hard sigmoid; PyTorch's has slope 1/6.
@@ -87,6 +88,11 @@ def _layout(x: Tensor) -> torch.memory_format:
     return torch.channels_last_3d if channels_last else torch.contiguous_format
 
 
+def _may_overwrite(x: Tensor) -> bool:
+    """Whether working in place is allowed, and not the cause of slow layouts: slices are better copied on the way."""
+    return not torch.is_grad_enabled() and x.is_contiguous(memory_format=_layout(x))
+
+
 def frame_vectors(x: Tensor) -> Tensor:
     """Spatial means of [N, C, T, H, W] as [N, T, C]."""
     # Averaging one flattened axis is many times faster than two when channels lie innermost.
@@ -149,17 +155,26 @@ class Convolution(nn.Module):
         nn.init.kaiming_normal_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight.view(self.full_shape)
+        return self.convolve(x, self.weight, self.bias)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution with another weight and bias of the same shapes."""
+        weight = weight.view(self.full_shape)
         channels_last = _layout(x) == torch.channels_last_3d
         if self.kernel == (1, 1, 1) and channels_last:
-            return F.linear(x.movedim(1, -1), weight.flatten(1), self.bias).movedim(-1, 1)
+            return F.linear(x.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)
+        if self.kernel[1:] == (1, 1) and self.stride == 1 and channels_last:
+            # Over time alone: an image of time and place, for which CPUs have far better kernels.
+            places = x.movedim(1, -1).flatten(2, 3).movedim(-1, 1)
+            y = F.conv2d(places, weight[..., 0], bias, padding=(self.time_padding, 0), groups=self.groups)
+            return y.movedim(1, -1).unflatten(2, x.shape[3:]).movedim(-1, 1)
         (pad_h, skip_h), (pad_w, skip_w) = (self._padding(size) for size in x.shape[-2:])
         if self.kernel[0] == 1 and channels_last:
-            y = F.conv2d(_as_images(x), weight[:, :, 0], self.bias, self.stride, (pad_h, pad_w), groups=self.groups)
+            y = F.conv2d(_as_images(x), weight[:, :, 0], bias, self.stride, (pad_h, pad_w), groups=self.groups)
             y = _as_clips(y, x.shape[2])
         else:
             stride, padding = (1, self.stride, self.stride), (self.time_padding, pad_h, pad_w)
-            y = F.conv3d(x, weight, self.bias, stride, padding, groups=self.groups)
+            y = F.conv3d(x, weight, bias, stride, padding, groups=self.groups)
             y = y.contiguous(memory_format=_layout(x))
         return y[..., skip_h:, skip_w:] if skip_h or skip_w else y
 
@@ -182,7 +197,14 @@ class Convolution(nn.Module):
 
 
 class Unit(nn.Module):
-    """Convolution, batch norm (optional), activation (optional)."""
+    """Convolution, batch norm (optional), activation (optional).
+
+    Where no gradient is wanted in eval mode, the norm acts through the weights of the convolution: they are small, the
+    clip is not.
+    """
+
+    #: Do the norm by itself in any case, as counters of operations want it.
+    plain = False
 
     def __init__(self, conv: Convolution, norm: bool, activation: Callable[[Tensor], Tensor] | None) -> None:
         super().__init__()
@@ -196,19 +218,28 @@ class Unit(nn.Module):
         return getattr(self, self._conv_name)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        if self.norm is not None:
-            x = self.norm(x)
+        if self.norm is None:
+            x = self.conv(x)
+        elif self.training or self.plain or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            x = self.norm(self.conv(x))
+        else:
+            x = self.conv.convolve(x, *self._folded())
         return self.activation(x) if self.activation else x
+
+    def _folded(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a convolution that includes the norm, as it acts in eval mode."""
+        scale = self.norm.weight * (self.norm.running_var + self.norm.eps).rsqrt()
+        weight = self.conv.weight * scale.view(-1, *[1] * (self.conv.weight.dim() - 1))
+        return weight, self.norm.bias - self.norm.running_mean * scale
 
     @torch.no_grad()
     def fold_norm(self) -> None:
-        """Make the norm part of the convolution, as it acts in eval mode."""
+        """Make the norm part of the convolution for good."""
         if self.norm is None:
             return
-        scale = self.norm.weight * (self.norm.running_var + self.norm.eps).rsqrt()
-        self.conv.weight.mul_(scale.view(-1, *[1] * (self.conv.weight.dim() - 1)))
-        self.conv.bias = nn.Parameter(self.norm.bias - self.norm.running_mean * scale)
+        weight, bias = self._folded()
+        self.conv.weight.copy_(weight)
+        self.conv.bias = nn.Parameter(bias)
         self.norm = None
 
 
@@ -374,4 +405,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, piece: Piece | None = None) -> Tensor:
         branch = self.project(self.se(self.deep(self.expand(x), piece), piece))
         shortcut = x if self.res is None else self.res(x)
-        return torch.addcmul(shortcut, branch, self.alpha.to(branch.dtype))
+        alpha = self.alpha.to(branch.dtype)
+        if not torch.is_grad_enabled():
+            return (branch * alpha).add_(shortcut)  # addcmul is slow with a scalar, and saves only what is kept
+        return torch.addcmul(shortcut, branch, alpha)

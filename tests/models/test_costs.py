@@ -1,0 +1,75 @@
+"""No network costs more than it did: operations and bytes of tiny networks, counted, against recorded values.
+
+A change that lowers a cost may write the new values down, one that raises it has to say why:
+``python tests/models/test_costs.py`` from the root of the repository writes ``costs.json`` anew.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).resolve().parents[depth]) for depth in (1, 2)]
+
+from tiny_networks import NETWORKS, sample, tiny
+
+from benchmarks.counting import Cost, cost_of
+from benchmarks.plain import plain_form
+
+RECORDED = Path(__file__).with_name("costs.json")
+MODES = ("infer", "train")
+
+
+def cost(model: torch.nn.Module, clip: torch.Tensor, mode: str) -> Cost:
+    """Of a forward pass in eval mode without gradients, or of a forward and a backward pass."""
+    model.train(mode == "train")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+    def step() -> None:
+        if hasattr(model, "clean_activation_buffers"):
+            model.clean_activation_buffers()
+        with torch.set_grad_enabled(mode == "train"):
+            logits = model(clip)
+            if mode == "train":
+                heads = logits.values() if isinstance(logits, dict) else [logits]
+                sum(F.cross_entropy(head, torch.zeros(len(clip), dtype=torch.int64)) for head in heads).backward()
+
+    step()  # gradients exist from now on, and are added to
+    return cost_of(step)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_costs_no_more_than_recorded(name, mode):
+    recorded = json.loads(RECORDED.read_text())[name][mode]
+    counted = asdict(cost(tiny(name), sample(name), mode))
+    assert counted.keys() == recorded.keys()
+    more = {what: f"{n} instead of {recorded[what]}" for what, n in counted.items() if n > recorded[what]}
+    assert not more, f"{name} got dearer ({mode}): {more}"
+
+
+@pytest.mark.parametrize("name", ["mvit_video", "movinet_base", "movinet_stream"])
+def test_inference_moves_fewer_bytes_than_the_plain_form(name):
+    model = tiny(name)
+    assert cost(model, sample(name), "infer").bytes_moved < cost(plain_form(model), sample(name), "infer").bytes_moved
+
+
+def test_a_copy_and_a_product_are_counted():
+    x = torch.zeros(8, 4)
+    assert cost_of(x.clone) == Cost(operations=0, bytes_moved=2 * 8 * 4 * 4, kernels=1)
+    product = cost_of(lambda: x.t() @ x)
+    assert product.operations == 2 * 4 * 8 * 4
+    assert product.bytes_moved == 4 * (8 * 4 + 8 * 4 + 4 * 4)
+    assert cost_of(lambda: x.view(4, 8).t()).kernels == 0
+
+
+if __name__ == "__main__":
+    costs = {name: {mode: asdict(cost(tiny(name), sample(name), mode)) for mode in MODES} for name in NETWORKS}
+    RECORDED.write_text(json.dumps(costs, indent=2) + "\n")
