@@ -617,7 +617,7 @@ def test_stochastic_depth_grows_linearly():
         (VIDEO, (1, 4, 6, 32, 32), "3 channels"),
         (VIDEO, (1, 3, 6, 40, 40), r"6x32x32 \(TxHxW\), got 6x40x40"),
         (VIDEO, (1, 3, 8, 32, 32), "6x32x32"),
-        (IMAGE, (1, 3, 1, 32, 32), r"\[N, C, H, W\]"),
+        (IMAGE, (1, 3, 2, 32, 32), r"\[N, C, H, W\]"),
         (IMAGE, (1, 3, 64, 64), r"32x32 \(HxW\), got 64x64"),
     ],
 )
