@@ -120,7 +120,7 @@ def test_a_mistake_in_the_loading_is_raised_with_its_place():
     def load(index):
         raise KeyError(f"mistake {index}")
 
-    with pytest.raises(WorkerError, match=r"(?s)failed on 0:.*line \d+, in load.*mistake 0"):
+    with pytest.raises(WorkerError, match=r"(?s)failed on (\d):.*line \d+, in load.*mistake \1"):
         list(pool_of(load).groups(range(3)))
 
 
