@@ -101,7 +101,7 @@ def point_at(page, key: str, *place: object) -> str:
     page.mouse.move(box["x"] + inside[0] - 3, box["y"] + inside[1])
     page.mouse.move(box["x"] + inside[0], box["y"] + inside[1])
     tip = chart.locator(".tip")
-    tip.wait_for(state="visible", timeout=5000)
+    tip.wait_for(state="visible", timeout=30_000)
     return tip.inner_text()
 
 
