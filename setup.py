@@ -26,7 +26,7 @@ setup(
         "torchvision>=0.21",
         "fvcore>=0.1.5.post20221221",
         "yacs>=0.1.8",
-        "av>=14",
+        "av>=17.1",
         "simplejson>=3.19",
         "timm>=1.0.15",
         "safetensors>=0.4",

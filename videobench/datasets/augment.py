@@ -18,7 +18,7 @@ from videobench.datasets.pixel_ops import gaussian_blur
 from videobench.datasets.rand_augment import Policy
 
 # Independent streams of random numbers of one clip.
-_PIXELS, _FINISH = int.from_bytes(b"pixels"), int.from_bytes(b"finish")
+_PIXELS, _FINISH = int.from_bytes(b"pixels", "big"), int.from_bytes(b"finish", "big")
 # What RandAugment shows outside of a video's frames.
 _GREY = (128, 128, 128)
 # Motionformer's chances and strength, which its recipes do not name.

@@ -15,6 +15,8 @@ _FORMATS = (
     "3gp,aac,apng,asf,av1,avi,dv,flac,flv,gif,h264,hevc,ivf,live_flv,m4v,matroska,mjpeg,mov,mp3,mp4,mpeg,mpegts,"
     "mpegvideo,mxf,nut,obu,ogg,rm,wav,webm,wtv,yuv4mpegpipe"
 )
+# Before its version 19 PyAV refuses a file for a title that is not UTF-8, unless told otherwise.
+ANY_METADATA = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 class VideoError(Exception):
@@ -60,7 +62,7 @@ def open_video(source: str | Path | bytes) -> tuple[InputContainer, VideoStream]
         file = f"file:{name}"
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
     try:
-        container = av.open(file, metadata_errors="replace", container_options=options)
+        container = av.open(file, container_options=options, **ANY_METADATA)
     except (av.InvalidDataError, av.ArgumentError, av.EOFError) as error:
         raise VideoError(name, "not a video, or its header is missing") from error
     except (av.FFmpegError, OSError) as error:

@@ -15,7 +15,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 
-from videobench.datasets.containers import VideoError, cause_of, open_video
+from videobench.datasets.containers import ANY_METADATA, VideoError, cause_of, open_video
 from videobench.datasets.decoding import upright
 
 logger = logging.getLogger(__name__)
@@ -174,13 +174,13 @@ class PictureSource:
     def _open(self) -> tuple[InputContainer, Any]:
         if self.name == "-":
             # Without a seek method, so that nothing tries to.
-            container = av.open(_Pipe(), metadata_errors="replace")
+            container = av.open(_Pipe(), **ANY_METADATA)
         elif self.name.isdigit():
             place, form = ("/dev/video" + self.name, "v4l2") if sys.platform == "linux" else (self.name, "avfoundation")
             container = av.open(place, format=form)
         elif self._remote:
             options = {"rtsp_transport": "tcp"} if self.name.startswith("rtsp") else {}
-            container = av.open(self.name, timeout=self.patience, container_options=options, metadata_errors="replace")
+            container = av.open(self.name, timeout=self.patience, container_options=options, **ANY_METADATA)
         else:
             return open_video(self.name)
         if not container.streams.video:
