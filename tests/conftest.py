@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import shutil
 from pathlib import Path
 
 # Tests that run side by side share the cores; set before torch is imported, and inherited by what the tests start.
@@ -9,10 +10,15 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from videobench.datasets.demo import write_demo_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# The same examples every time and no limit on their time: a slow machine is no failure.
+settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,3 +46,17 @@ def tiny(demo_data) -> list:
         *("SOLVER.WARMUP_EPOCHS", 0.0, "TRAIN.EVAL_PERIOD", 1, "TRAIN.CHECKPOINT_PERIOD", 1),
         *("DATA_LOADER.NUM_WORKERS", 0, "LOG_PERIOD", 1, "TEST.NUM_ENSEMBLE_VIEWS", 3),
     ]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium; tests that need it are skipped where it is not installed."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install '.[test]')")
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip("needs Chromium (on Debian: apt install chromium), and none is installed")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=program)
+        yield browser
+        browser.close()

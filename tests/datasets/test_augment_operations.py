@@ -114,7 +114,7 @@ def test_levels_are_the_published_ones():
     shift=st.floats(-60, 60),
     interpolation=st.sampled_from(["bilinear", "bicubic"]),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_affine_map_equals_pillow_s(turn, shear, shift, interpolation):
     frames = images()[:2]
     cos, sin = np.cos(np.radians(turn)), np.sin(np.radians(turn))
@@ -131,7 +131,7 @@ def test_any_affine_map_equals_pillow_s(turn, shear, shift, interpolation):
     axis=st.sampled_from([2, 3]),
     interpolation=st.sampled_from(["bilinear", "bicubic"]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_shift_equals_pillow_s(pixels, axis, interpolation):
     frames = images()[:2]
     matrix = (1, 0, pixels, 0, 1, 0) if axis == 3 else (1, 0, 0, 0, 1, pixels)
