@@ -166,7 +166,7 @@ def test_operations_leave_their_input_alone():
 @pytest.mark.parametrize("text", ["v0", "v0r", "original", "originalr", "3a", "original-mstd0.5"])
 def test_autoaugment_has_timm_s_policies(text):
     policy = Policy.parse(text)
-    theirs = auto_augment.auto_augment_transform(text).policy
+    theirs = auto_augment.auto_augment_transform(text, {}).policy
     assert policy.layers is None
     assert [[(s.name, s.probability, s.magnitude) for s in chain] for chain in policy.chains] == [
         [(op.name, op.prob, op.magnitude) for op in chain] for chain in theirs
@@ -178,7 +178,7 @@ def test_autoaugment_has_timm_s_policies(text):
     "text", ["rand-m7-n4-mstd0.5-inc1", "rand-m9-n3-p0.8-mmax20-mstd101", "rand-n2-tweights", "rand-t3aw"]
 )
 def test_randaugment_has_timm_s_steps(text):
-    policy, theirs = Policy.parse(text), auto_augment.rand_augment_transform(text)
+    policy, theirs = Policy.parse(text), auto_augment.rand_augment_transform(text, {})
     assert policy.layers == theirs.num_layers
     assert (policy.weights is None) == (theirs.choice_weights is None)
     assert policy.weights is None or policy.weights == pytest.approx(theirs.choice_weights)

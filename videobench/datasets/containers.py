@@ -86,8 +86,10 @@ def _check_file(path: str) -> None:
         status = os.stat(path)
     except FileNotFoundError as error:
         raise VideoError(path, "no such file") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise VideoError(path, cause_of(error)) from error
+    except ValueError as error:
+        raise VideoError(path, "a null byte in its name") from error
     if stat.S_ISDIR(status.st_mode):
         raise VideoError(path, "is a directory")
     if not stat.S_ISREG(status.st_mode):

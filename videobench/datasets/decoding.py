@@ -26,6 +26,7 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from videobench.datasets.containers import VideoError, cause_of, name_of, open_video
+from videobench.datasets.h264 import may_hold_fields
 from videobench.datasets.packets import (
     KEY,
     MARKED,
@@ -269,12 +270,11 @@ class Video:
 
     def _scan(self) -> VideoIndex | None:
         """The index from the packets alone; None when they cannot be trusted to tell."""
-        name = self._container.format.name
-        # Fields of interlaced video may come in packets of their own.
-        progressive = self._decoder.field_order in (0, 1)
-        if name not in _TIMED_CONTAINERS or self._codec not in _TIMED_CODECS or not progressive:
+        name, extradata = self._container.format.name, self._decoder.extradata
+        if name not in _TIMED_CONTAINERS or self._codec not in _TIMED_CODECS:
             return None
-        extradata = self._decoder.extradata
+        if self._codec == "h264" and may_hold_fields(extradata):
+            return None
         pts, pos, kind, packets = [], [], [], []
         size, end, damage = 0, 0, ""
         self._next = None

@@ -115,9 +115,9 @@ class Policy:
 
         try:
             if not text.startswith("rand"):
-                policy = auto_augment_transform(text).policy
+                policy = auto_augment_transform(text, {}).policy
                 return cls(tuple(tuple(map(_step, chain)) for chain in policy))
-            drawn = rand_augment_transform(text)
+            drawn = rand_augment_transform(text, {})
         except (AssertionError, ValueError) as error:
             raise ConfigError(f"AUG.AA_TYPE is {text!r}, which timm does not read: {error}") from error
         weights = drawn.choice_weights
