@@ -31,7 +31,7 @@ setup(
         "timm>=1.0.15",
         "safetensors>=0.4",
         "einops>=0.8",
-        "tensorboard>=2.16",
+        "tensorboard>=2.18",
         "submitit>=1.5",
         "numpy>=2.0",
         "matplotlib>=3.9",
