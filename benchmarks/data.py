@@ -357,33 +357,16 @@ def measure_loader(paths: Sequence[Path], runs: int, clips: int = 24) -> dict[st
 
 # The result.
 
-
-def ratios(clips: dict, views: dict, loader: dict) -> dict[str, float]:
-    """How many times fewer CPU seconds, beside what is aimed at."""
-    found = {}
-    for form in ("prepared", "prepared, fastdecode"):
-        found[f"{form}: ours against plain on the same files"] = clips[f"{form}: plain"], clips[f"{form}: ours"]
-        found[f"{form}: ours against plain on originals"] = clips["original: plain"], clips[f"{form}: ours"]
-    found["original: ours against plain"] = clips["original: plain"], clips["original: ours"]
-    if "original: torchcodec" in clips:
-        found["original: ours against torchcodec"] = clips["original: torchcodec"], clips["original: ours"]
-    for shape in ("4x3", "10x3"):
-        for other in ("plain", "ours"):
-            found[f"{shape} views: once against {other} per view"] = (
-                views[f"{shape}: {other}, per view"],
-                views[f"{shape}: once"],
-            )
-    times = {name: slow["cpu"] / fast["cpu"] for name, (slow, fast) in found.items()}
-    return times | {"loader: bytes of float32 against uint8": loader["float32"]["bytes"] / loader["uint8"]["bytes"]}
-
-
+FORMS = {"originals": "original", "prepared": "prepared", "prepared, fastdecode": "prepared, fastdecode"}
+WAYS = ("plain", "plain, span converted", "torchcodec", "ours", "ours, index known")
+#: What is aimed at: CPU seconds of the first divided by those of the second.
 AIMS = {
-    "original: ours against plain": 2.0,
-    "original: ours against torchcodec": 1.0,
-    "prepared, fastdecode: ours against plain on the same files": 4.0,
-    "prepared, fastdecode: ours against plain on originals": 8.0,
-    "4x3 views: once against plain per view": 6.0,
-    "10x3 views: once against plain per view": 15.0,
+    ("original: plain", "original: ours"): 2.0,
+    ("original: torchcodec", "original: ours"): 1.0,
+    ("original: plain", "prepared, fastdecode: ours"): 8.0,
+    ("prepared, fastdecode: plain", "prepared, fastdecode: ours"): 4.0,
+    ("4x3: plain, per view", "4x3: once"): 6.0,
+    ("10x3: plain, per view", "10x3: once"): 15.0,
 }
 
 
@@ -396,15 +379,52 @@ def machine() -> str:
     return f"{processor}, {len(os.sched_getaffinity(0))} cores"
 
 
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(line)} |" for line in [head, *rows]]
+    return "\n".join([lines[0], f"|---{'|--:' * (len(head) - 1)}|", *lines[1:]])
+
+
 def show(result: dict) -> None:
-    for part, unit in (("clips", "a clip"), ("views", "a video"), ("loader", "a clip")):
-        print(f"\n| {part} | CPU ms {unit} | wall ms {unit} |\n|---|--:|--:|")
-        for name, cost in result[part].items():
-            size = f", {cost['bytes'] / 2**20:.2f} MiB" if "bytes" in cost else ""
-            print(f"| {name}{size} | {cost['cpu'] * 1e3:.1f} | {cost['wall'] * 1e3:.1f} |")
-    print("\n| CPU seconds | times fewer | aim |\n|---|--:|--:|")
-    for name, times in result["ratios"].items():
-        print(f"| {name} | {times:.1f} | {AIMS.get(name, '')} |")
+    """The tables of benchmarks/README.md."""
+    clips, views, loader = result["clips"], result["views"], result["loader"]
+
+    def ms(cost: dict[str, float], kind: str = "cpu") -> str:
+        return f"{cost[kind] * 1e3:.1f}"
+
+    def times(slow: dict[str, float], fast: dict[str, float]) -> str:
+        return f"{slow['cpu'] / fast['cpu']:.1f}x"
+
+    forms = FORMS.values()
+    rows = [[way, *(ms(clips[f"{form}: {way}"]) for form in forms)] for way in WAYS if f"original: {way}" in clips]
+    ours = [clips[f"{form}: ours"] for form in forms]
+    against = {"plain on originals": [clips["original: plain"]] * 3}
+    against["plain on the same files"] = [clips[f"{form}: plain"] for form in forms]
+    if "original: torchcodec" in clips:
+        against["torchcodec on the same files"] = [clips[f"{form}: torchcodec"] for form in forms]
+    for name, costs in against.items():
+        rows.append([f"{name} against ours", *(times(*pair) for pair in zip(costs, ours, strict=True))])
+    print(f"\n{table(['CPU ms a clip', *FORMS], rows)}")
+
+    shapes = ("4x3", "10x3")
+    rows = [
+        [f"{way}, a decode per view", *(ms(views[f"{s}: {way}, per view"]) for s in shapes)]
+        for way in ("plain", "ours")
+    ]
+    once = [
+        f"{ms(views[f'{s}: once'])} ({times(views[f'{s}: plain, per view'], views[f'{s}: once'])} less than plain)"
+        for s in shapes
+    ]
+    rows.append(["ours, decoded once", *once])
+    print(f"\n{table(['all views of a test video, CPU ms', '4 clips x 3 crops', '10 clips x 3 crops'], rows)}")
+
+    rows = [[kind, f"{cost['bytes'] / 2**20:.2f} MiB", ms(cost), ms(cost, "wall")] for kind, cost in loader.items()]
+    head = ["two loader processes, batches of 8", "bytes a clip", "CPU ms a clip", "wall ms a clip"]
+    print(f"\n{table(head, rows)}\n")
+
+    costs = clips | views
+    for (slow, fast), aim in AIMS.items():
+        if slow in costs:
+            print(f"{slow} against {fast}: {times(costs[slow], costs[fast])}, aim {aim:g}x")
 
 
 def main() -> int:
@@ -450,7 +470,6 @@ def main() -> int:
                 "views": measure_views(paths[:1], args.runs),
                 "loader": measure_loader(forms["prepared, fastdecode"], args.runs),
             }
-            result["ratios"] = ratios(result["clips"], result["views"], result["loader"])
             results[name] = result
             print(f"\n## {name}: {len(paths)} videos, {result['kilobytes']} kilobytes")
             show(result)

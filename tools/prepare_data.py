@@ -32,8 +32,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     sub.add_argument("--expect", metavar="NAME", help="published list that must have as many lines, such as k400-val")
 
-    sub = command("resize", "Encode videos so that few packets must be decoded for a clip.", "")
-    sub.add_argument("source", type=Path, metavar="LIST", help="a list of videos, or a folder")
+    sub = command("resize", "Encode videos so that few packets must be decoded for a clip, or shrink frames.", "")
+    sub.add_argument("source", type=Path, metavar="LIST", help="a list of videos or frame folders, or a folder")
+    sub.add_argument("--frames", action="store_true", help="folders of frames are meant, not videos")
+    sub.add_argument("--quality", type=int, default=90, help="JPEG quality of frames (default 90)")
     sub.add_argument("--prefix", default="", help="folder in front of the paths of the list")
     sub.add_argument("--short-side", type=int, default=256, help="pixels; smaller stay as they are (default 256)")
     sub.add_argument("--gop", type=int, default=32, help="frames from key frame to key frame (default 32)")
@@ -46,6 +48,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         ("ssv1", "train and validation csv"),
         ("ssv2", "train and validation json"),
         ("epic", "EPIC_100_train.csv EPIC_100_validation.csv"),
+        ("ucf101", ""),
+        ("hmdb51", ""),
         ("imagenet", ""),
         ("folder", ""),
     ):
@@ -59,8 +63,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             sub.add_argument(
                 "--classes", nargs="+", required=True, metavar="FILE", help="class order, or 'alphabetical'"
             )
-        elif name != "imagenet":
-            sub.add_argument("--classes", nargs="+", default=[], type=Path, metavar="FILE", help="class order")
+        elif name != "ucf101":
+            order = "LOC_synset_mapping.txt: names of classes" if name == "imagenet" else "class order"
+            sub.add_argument("--classes", nargs="+", default=[], type=Path, metavar="FILE", help=order)
+        if name in ("ucf101", "hmdb51"):
+            sub.add_argument("splits", type=Path, metavar="SPLITS", help="folder of the official split files")
+            sub.add_argument("--split", type=int, choices=[1, 2, 3], default=1, help="default: 1")
         if name in ("ssv1", "ssv2"):
             sub.add_argument("--labels", type=Path, required=True, metavar="FILE", help="official labels json or csv")
         if name == "imagenet":

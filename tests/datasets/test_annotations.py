@@ -201,6 +201,21 @@ def test_real_class_names():
     assert (len(both), both[0]) == (600, "feeding_fish")
 
 
+def test_class_names_that_come_along():
+    # Brackets come before letters, as in the official table and in MoViNet's list of labels.
+    assert read_class_names("kinetics600")[122:124] == ["curling (sport)", "curling hair"]
+    folder = golden.require(golden.GOLDEN / "annotations")
+    names = read_class_names("something_something")
+    assert names == read_class_names(folder / "sthv1/category.txt")
+    assert len(names) == 174
+    # The official numbers of V2 are these, and so are those of its published lists, whatever the file beside them says.
+    brackets = str.maketrans("", "", "[]")
+    assert names == sorted(name.translate(brackets) for name in read_class_names(folder / "sthv2/category.txt"))
+    official = {"42326": "Spreading something onto something", "78687": "Holding something next to something"}
+    listed = dict(line.split(" ")[::2] for line in (folder / "sthv2/somesomev2_rgb_train_split.txt").open())
+    assert {video: names[int(listed[video])] for video in official} == official
+
+
 def test_real_list_files():
     folder = golden.require(golden.GOLDEN / "annotations")
     videos = read_list(folder / "k400/val.csv", separator=",", num_classes=400)

@@ -1,4 +1,4 @@
-"""Crop boxes against the published tables, and the cut against resizing whole frames."""
+"""Crop boxes and values against the published tables, and the cut against resizing whole frames."""
 
 import math
 import random
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from videobench.datasets import cropping
+from videobench.datasets.augment import normalise
 from videobench.datasets.cropping import Box, crop_resize, random_resized_box, random_short_side_box, resized_size
 from videobench.datasets.decoding import decode
 
@@ -68,6 +69,14 @@ def test_image_windows_are_the_published_ones():
         size, box = cropping.image_test_window(*row["hw"], 224)
         assert (list(size), list(box)) == (row["resized_hw"], row["box"])
         assert row["resize"] == 256
+
+
+def test_normalised_values_are_the_published_ones():
+    for row in rows("normalise"):
+        levels = torch.tensor(row["uint8"], dtype=torch.uint8)
+        frame = levels.expand(1, 1, 3, 1, -1)
+        for channel, values in enumerate(normalise(frame, row["mean"], row["std"])[0, :, 0, 0]):
+            assert values.tolist() == pytest.approx(row[f"out_c{channel}"], abs=1e-6)
 
 
 def test_random_resized_boxes_are_the_published_ones():

@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+import shutil
 
 import dataset_fixtures as fixtures
 import golden
@@ -156,6 +157,20 @@ def test_something_something_as_video_files(sth, ssv2, tmp_path, name, suffix):
     rule = {"ssv2": "segments_ssv2", "sth": "segments_sth"}[name]
     indices = clip_indices(rule, frames=20, fps=None, num_frames=4, stride=1, view=0)
     assert shown(cfg, "train", 0, view=0) == indices
+
+
+def test_official_files_of_v2_as_they_are_downloaded(ssv2, tmp_path):
+    """Short names of the JSON files, videos, no lists of ours; the first video of the list is missing."""
+    for name in ("labels", "train", "validation"):
+        shutil.copy(ssv2 / f"something-something-v2-{name}.json", tmp_path / f"{name}.json")
+    fixtures.write_video(tmp_path / "videos/900002.mp4", 20)
+    cfg = fixtures.config("ssv2", tmp_path, "DATA.STORED_AS", "videos", prefix="videos")
+    videos = split_list(cfg, "train")
+    assert (names(videos), labels(videos)) == (["900001.mp4", "900002.mp4"], [19, 93])
+    assert len(shown(cfg, "train", 1, view=0)) == 4
+    change(tmp_path / "train.json", "Pushing", "Pulling")
+    with pytest.raises(ConfigError, match=r"train\.json, entry 2: labels\.json has no class 'Pulling something'"):
+        split_list(cfg, "train")
 
 
 def test_the_golden_lists(tmp_path):

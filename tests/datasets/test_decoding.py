@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 
 from videobench.datasets import containers, decoding
 from videobench.datasets.decoding import Video, VideoError, decode, probe
+from videobench.datasets.pictures import Pictures
+from videobench.datasets.scanning import CUT_SHORT
 
 # Kinds whose frames have to be counted by decoding; every other kind must take the fast way.
 COUNTED = {
@@ -246,8 +248,8 @@ def test_one_pass_finds_the_frames_and_the_file_is_opened_once(library, monkeypa
 
 def test_only_wanted_frames_are_converted_each_once(library, monkeypatch):
     converted = []
-    put = decoding._Pictures.put
-    monkeypatch.setattr(decoding._Pictures, "put", lambda self, row, f: converted.append(f.pts) or put(self, row, f))
+    put = Pictures.put
+    monkeypatch.setattr(Pictures, "put", lambda self, row, f: converted.append(f.pts) or put(self, row, f))
     for kind in ("h264", "mpeg4_avi"):
         converted.clear()
         decode(library(kind)[0], [30, 5, 30, 6, 5])
@@ -294,6 +296,57 @@ def test_an_index_survives_pickling(library):
     with Video(path) as video:
         index = pickle.loads(pickle.dumps(video.index))  # noqa: S301
     assert_frames(decode(path, [33, 2], index), reference, [33, 2])
+
+
+def overwrite(path: Path, target: Path, seed: int) -> Path:
+    """A copy with random bytes somewhere inside one of its video packets; what the container says stays as it is."""
+    rng = np.random.default_rng(seed)
+    with av.open(str(path)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    start, size = places[rng.integers(len(places))]
+    offset = int(rng.integers(size))
+    length = min(int(rng.choice([1, 4, 50])), size - offset)
+    content = bytearray(path.read_bytes())
+    content[start + offset : start + offset + length] = rng.bytes(length)
+    target.write_bytes(content)
+    return target
+
+
+def plain_until_damage(path: Path) -> dict[int, np.ndarray]:
+    """Pictures by time stamp as a plain decode gives them, up to where it breaks off."""
+    found: dict[int, np.ndarray] = {}
+    with av.open(str(path)) as container:
+        # How errors are concealed depends on it.
+        container.streams.video[0].codec_context.thread_count = 1
+        try:
+            for frame in container.decode(video=0):
+                if frame.is_corrupt:
+                    break
+                found[frame.pts] = frame.to_ndarray(format="rgb24")
+        except av.FFmpegError:
+            pass  # what came before it counts
+    return found
+
+
+@pytest.mark.parametrize(
+    "kind", ["h264", "h264_open_gop", "h264_mkv_sound", "h264_disposable", "h264_10bit", "hevc", "vp9_mp4", "av1"]
+)
+def test_damage_inside_packets_gives_the_plain_decoder_s_pictures_or_none(kind, library, tmp_path):
+    path, reference = library(kind)
+    compared = 0
+    for seed in range(4):
+        mutant = overwrite(path, tmp_path / f"{seed}{path.suffix}", seed)
+        plain = plain_until_damage(mutant)
+        for i in range(0, len(reference), 5):
+            try:
+                with Video(mutant) as video:
+                    picture, index = video.decode([i])[0].numpy(), video.index
+            except VideoError:
+                continue
+            if index.timed and (time := int(index.pts[index.order[i]])) in plain:
+                assert np.array_equal(picture, plain[time]), (seed, i)
+                compared += 1
+    assert compared > 8
 
 
 # Bad files: name -> (how to make it, the message).
@@ -384,7 +437,7 @@ def test_files_that_end_too_early_give_the_frames_that_are_surely_right(kind, sh
     with Video(path) as video:
         frames, damage = video.frames, video.index.damage
         assert frames < len(reference)
-        assert damage == decoding._CUT_SHORT or damage.endswith("packets are missing")
+        assert damage == CUT_SHORT or damage.endswith("packets are missing")
         assert_frames(video.decode(range(frames)), reference, range(frames))
         with pytest.raises(VideoError) as caught:
             video.decode([0, len(reference) - 1])

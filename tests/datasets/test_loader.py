@@ -107,6 +107,15 @@ def test_an_epoch_goes_on_where_it_was_left(configure, count):
             assert opened == loader.dataset.order(1)[8 * first : 32].tolist(), "earlier videos are not opened"
 
 
+def test_epochs_read_ahead_are_the_same(configure):
+    alone = [list(TrainingLoader(configure()).epoch(epoch)) for epoch in range(2)]
+    loader = TrainingLoader(configure("DATA_LOADER.NUM_WORKERS", 2, "SOLVER.MAX_EPOCH", 2))
+    assert_same(loader.epoch(0), alone[0])
+    assert_same([next(loader.epoch(1))], alone[1][:1])
+    assert_same(loader.epoch(1, 1), alone[1][1:])
+    assert_same(loader.epoch(1), alone[1])
+
+
 @pytest.mark.parametrize("count", [0, 2])
 def test_ranks_share_the_batches_of_one(configure, count):
     whole = list(TrainingLoader(configure()).epoch(0))
@@ -300,7 +309,7 @@ def test_readers_brought_down_too_often_stop_the_run(configure, monkeypatch):
     monkeypatch.setattr(VideoReader, "open", deadly(path, DEEDS["crashed"][0]))
     with pytest.raises(DataError) as caught:
         list(loader.epoch(0))
-    assert str(caught.value).splitlines()[1] == f"  {path}: reading it brought a loader process down (SIGSEGV)"
+    assert str(caught.value).splitlines()[1] == f"  {path}: reading it brought its process down (SIGSEGV)"
 
 
 @pytest.mark.parametrize("way", DEEDS)

@@ -1,5 +1,7 @@
 """`prepare_data.py resize`: the same frames at the same times, few of which need decoding, and no original touched."""
 
+import errno
+import os
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 import video_fixtures as videos
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch.nn import functional as F
 
 from videobench.config import ConfigError
@@ -19,7 +22,9 @@ from videobench.datasets.containers import open_video
 from videobench.datasets.decoding import Video, decode
 from videobench.datasets.preparation import resize as resize_module
 from videobench.datasets.preparation.encoding import Encoded, Encoding, Job, encode, even_size
-from videobench.datasets.preparation.resize import resize
+from videobench.datasets.preparation.files import write_lines
+from videobench.datasets.preparation.frame_folders import FrameEncoding, FrameJob, shrink, size_of
+from videobench.datasets.preparation.resize import Resized, resize
 
 SMALL = Encoding(short_side=40, crf=10)
 
@@ -62,7 +67,7 @@ def test_frames_times_and_frame_rate_stay(kind, tmp_path):
     assert not list(target.parent.glob(".*"))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_any_time_stamps_stay(data, tmp_path_factory):
     count = data.draw(st.integers(1, 40), label="frames")
@@ -153,7 +158,7 @@ def test_a_list_becomes_a_new_one_and_what_is_done_stays_done(folder, tmp_path):
     assert done.failures == [("e.mp4", "not a video, or its header is missing")]
     assert (tmp_path / "out/train.csv").read_text() == "x/a b.mp4 3\nc.mp4 0\nd.mp4 2\nc.mp4 0\n"
     assert (tmp_path / "out/train.failed.txt").read_text() == "e.mp4\tnot a video, or its header is missing\n"
-    assert "3 of 4 files are encoded" in str(done)
+    assert "3 of 4 are done: " in str(done)
     assert said[0].startswith("4 files to encode need about ")
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.mp4")}
@@ -208,7 +213,7 @@ def test_too_little_space_is_said_before_most_of_the_work(tmp_path, monkeypatch)
     with pytest.raises(ConfigError, match="not enough space"):
         resize(folder, tmp_path / "out", SMALL, workers=1, say=said.append)
     size = sum(path.stat().st_size for path in (tmp_path / "out").glob("*.mp4")) / 16
-    assert said[0].startswith(f"24 files to encode need about {24 * size / 1000:.1f} KB (measured on 16 files)")
+    assert said[0].startswith(f"24 files to encode need about {24 * size / 1000:.1f} KB (measured on 16 of them)")
     assert len(list((tmp_path / "out").glob("*.mp4"))) == 16
 
 
@@ -226,6 +231,140 @@ def test_a_target_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "out").write_text("a file, no folder")
     result = encode(Job(str(videos.KINDS["h264"](tmp_path)), str(tmp_path / "out/b.mp4"), SMALL), lambda: None)
     assert result == Encoded(f"cannot write {tmp_path}/out/b.mp4: File exists")
+
+
+def test_only_what_is_on_the_disk_gets_its_name(folder, tmp_path, monkeypatch):
+    """What a power failure leaves behind is a whole file, or none: bytes first, then the name, then its folder."""
+    events = []
+    sync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append(os.readlink(f"/proc/self/fd/{fd}")), sync(fd)))
+    monkeypatch.setattr(Path, "replace", lambda part, name: (events.append(f"-> {name}"), replace(part, name))[1])
+    out = tmp_path / "out"
+    encoded(folder / "c.webm", out / "b.mp4")
+    assert events == [f"{out}/.b.mp4.part", f"-> {out}/b.mp4", f"{out}"]
+    events.clear()
+    write_lines(out / "list.txt", ["b.mp4 0"])
+    assert events == [f"{out}/.list.txt.part", f"-> {out}/list.txt", f"{out}"]
+    events.clear()
+    shrunk(pictures(tmp_path / "frames/7", 2), out / "7")
+    part = f"{out}/.7.part"
+    assert sorted(events[:3]) == [f"{part}/.videobench.json", f"{part}/00001.jpg", f"{part}/00002.jpg"]
+    assert events[3:] == [part, f"-> {out}/7", f"{out}"]
+
+
+def full_disk(_: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_what_does_not_reach_the_disk_has_no_name(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", full_disk)
+    for result, target in (
+        (encode(Job(str(folder / "c.webm"), str(tmp_path / "out/b.mp4"), SMALL), lambda: None), "b.mp4"),
+        (shrink(FrameJob(str(pictures(tmp_path / "7", 2)), str(tmp_path / "out/7"), TINY), lambda: None), "7"),
+    ):
+        assert result == Encoded(f"cannot write {tmp_path}/out/{target}: No space left on device", fatal=True)
+    assert not list((tmp_path / "out").iterdir())
+
+
+# Folders of frames.
+
+TINY = FrameEncoding(short_side=24)
+
+
+def pictures(folder: Path, count: int, size: tuple[int, int] = (64, 48), suffix: str = ".jpg") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, frame in enumerate(videos.pictures(count, 4, 3), start=1):
+        smooth = Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)
+        smooth.save(folder / f"{number:05d}{suffix}", quality=95)
+    return folder
+
+
+def shrunk(source: Path, target: Path, encoding: FrameEncoding = TINY) -> Path:
+    result = shrink(FrameJob(str(source), str(target), encoding), lambda: None)
+    assert result == Encoded(bytes_in=size_of(source), bytes_out=size_of(target))
+    return target
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_pictures_get_smaller_and_keep_their_names(tmp_path, suffix):
+    source = pictures(tmp_path / "12", 3, suffix=suffix)
+    (source / "notes.txt").write_text("no picture")
+    Image.new("L", (70, 50), 99).save(source / f"00004{suffix}")
+    target = shrunk(source, tmp_path / "new/12")
+    assert sorted(path.name for path in target.glob("[!.]*")) == [f"{n:05d}{suffix}" for n in range(1, 5)]
+    for path in target.glob(f"*{suffix}"):
+        with Image.open(source / path.name) as before, Image.open(path) as after:
+            assert min(after.size) == 24
+            expected = np.asarray(before.resize(after.size, Image.Resampling.BICUBIC)).astype(int)
+            assert np.abs(expected - np.asarray(after)).mean() < (4 if suffix == ".jpg" else 0.01)
+
+
+def test_pictures_that_are_small_enough_stay_as_they_are(tmp_path):
+    source = pictures(tmp_path / "12", 2)
+    for path in shrunk(source, tmp_path / "new", FrameEncoding(48)).glob("*.jpg"):
+        assert path.read_bytes() == (source / path.name).read_bytes()
+
+
+def test_a_list_of_frame_folders(tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    for name in ("7", "8", "9", "x y"):
+        pictures(data / name, 3)
+    videos.cut(data / "8/00002.jpg", data / "8/00002.jpg", 0.5)
+    (data / "9/00003.jpg").write_text("no picture")
+    (data / "train.txt").write_text("7 3 1\n8 3 0\nx y 3 2\n9 3 0\n10 3 0\n7 4 1\n")
+    said: list[str] = []
+
+    def again(encoding: FrameEncoding = TINY) -> Resized:
+        return resize(data / "train.txt", out, encoding, prefix=str(data), workers=1, say=said.append)
+
+    done = again()
+    causes = dict(done.failures)
+    assert causes.pop("8").startswith("00002.jpg: ")
+    assert causes == {
+        "7": "3 pictures, and 4 listed",
+        "9": "00003.jpg: not an image, or its header is missing",
+        "10": "no such folder",
+    }
+    (data / "train.txt").write_text("7 3 1\n8 3 0\nx y 3 2\n")
+    assert [name for name, _ in again().failures] == ["8"]
+    assert said[0].startswith("4 folders to make smaller need about ")
+    assert (out / "train.txt").read_text() == "7 3 1\nx y 3 2\n"
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["7", "x y"]
+    # What is done stays done; what was cut off is made anew; what is not of these settings is left alone.
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.jpg")}
+    (out / "x y").rename(out / ".x y.part")
+    assert [name for name, _ in again().failures] == ["8"]
+    assert {path for path, stamp in stamps.items() if path.stat().st_mtime_ns == stamp} == {*(out / "7").glob("*.jpg")}
+    cause = "its target exists already and is not of this folder and these settings"
+    assert [failure[1] for failure in again(FrameEncoding(16)).failures].count(cause) == 2
+
+
+def test_a_folder_of_frame_folders(tmp_path):
+    pictures(tmp_path / "data/P01/rgb_frames/P01_01", 2)
+    pictures(tmp_path / "data/P02/rgb_frames/P02_01", 2)
+    done = resize(tmp_path / "data", tmp_path / "out", TINY, workers=1, say=lambda _: None)
+    assert not done.failures
+    assert (tmp_path / "out/data.txt").read_text() == "P01/rgb_frames/P01_01\nP02/rgb_frames/P02_01\n"
+    assert len(list((tmp_path / "out/P01/rgb_frames/P01_01").glob("*.jpg"))) == 2
+    pictures(tmp_path / "data/P01", 1)
+    with pytest.raises(ConfigError, match=r"P01/rgb_frames/P01_01 lies in P01; frames want a folder per video"):
+        resize(tmp_path / "data", tmp_path / "new", TINY, workers=1)
+
+
+def test_frames_where_videos_are_meant_and_the_other_way_round(folder, tmp_path):
+    frames = pictures(tmp_path / "frames/7", 2).parent
+    (frames / "train.txt").write_text("7 2 0\n")
+    for source, encoding, message in (
+        (frames, SMALL, "no video files in this folder; folders of frames are made smaller with --frames"),
+        (folder, TINY, "no folders of pictures in this folder; videos are encoded without --frames"),
+        (frames / "train.txt", SMALL, "lines look like 'folder frames label'; --frames means folders of frames"),
+        (folder / "train.csv", TINY, "expected 'path number number'|lines of a list of frame folders"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            resize(source, tmp_path / "out", encoding, prefix=str(source.parent), workers=1)
+    (tmp_path / "EPIC_100_train.csv").write_text("narration_id,video_id\nP01_01_0,P01_01\n")
+    with pytest.raises(ConfigError, match="these are annotations, not a list of files; give the folder of the files"):
+        resize(tmp_path / "EPIC_100_train.csv", tmp_path / "out", SMALL)
 
 
 def test_damaged_files_are_not_encoded(tmp_path):

@@ -14,8 +14,9 @@ from videobench.datasets.annotations import split_list
 from videobench.datasets.clips import Temporal
 from videobench.datasets.containers import VideoError
 from videobench.datasets.cropping import test_crops as crops_of
-from videobench.datasets.decoding import PART, Video, decode
+from videobench.datasets.decoding import Video, decode
 from videobench.datasets.picture_files import PictureFiles, VideoSegment
+from videobench.datasets.pictures import PART
 from videobench.datasets.views import VideoViews, ViewLoader, spread, video_bytes
 
 

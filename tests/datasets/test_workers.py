@@ -14,7 +14,8 @@ import torch
 
 from videobench.datasets import workers
 from videobench.datasets.containers import VideoError
-from videobench.datasets.workers import WorkerError, WorkerPool, note_reading
+from videobench.datasets.reading import note_progress, note_reading
+from videobench.datasets.workers import WorkerError, WorkerPool
 
 SHARED_MEMORY = "/dev/shm"  # noqa: S108
 
@@ -80,6 +81,35 @@ def test_workers_stay_and_a_stream_left_early_does_not_disturb_the_next():
         next(first)
 
 
+@pytest.mark.parametrize("size", [0, 2])
+def test_items_come_as_they_are_finished(size):
+    pool = pool_of(read, size)
+    items = dict(pool.as_finished(range(30)))
+    assert {key: item["index"] for key, item in items.items()} == {key: key for key in range(30)}
+    assert list(pool.as_finished([])) == []
+    assert [key for key, _ in pool.as_finished([9])] == [9]
+
+
+def test_a_slow_item_holds_up_no_other(tmp_path):
+    def wait_for_the_others(index):
+        while index == 0 and len(list(tmp_path.iterdir())) < 19:
+            time.sleep(0.01)
+        (tmp_path / str(index)).touch()
+
+    assert [key for key, _ in pool_of(wait_for_the_others, 2).as_finished(range(20))][-1] == 0
+
+
+def test_slow_reading_that_goes_on_does_not_count_as_hanging(monkeypatch):
+    monkeypatch.setattr(workers, "_PULSE", 0.05)
+
+    def go_on():
+        for _ in range(130):
+            time.sleep(0.01)
+            note_progress()
+
+    assert dict(pool_of(misbehave_at(3, go_on), timeout=1).as_finished(range(6))) == {i: i for i in range(6)}
+
+
 def test_no_more_is_loaded_ahead_than_asked_for(tmp_path):
     def load(index):
         (tmp_path / str(index)).touch()
@@ -137,7 +167,7 @@ def test_a_mistake_in_the_loading_is_raised_with_its_place():
 def test_a_video_that_kills_its_reader_is_named_and_refused(deed, end, caplog):
     pool = pool_of(misbehave_at(5, deed))
     items = [item for (item,) in pool.groups(range(12))]
-    cause = f"reading it brought a loader process down ({end})"
+    cause = f"reading it brought its process down ({end})"
     assert items == [*range(5), cause, *range(6, 12)]
     assert f"/videos/5.mp4: {cause}; a fresh process takes over" in caplog.text
     assert [item for (item,) in pool.groups([5, 6])] == [cause, 6], "no worker dies of it twice"
@@ -151,7 +181,7 @@ def test_a_worker_killed_by_chance_costs_nothing(tmp_path, caplog):
             os.kill(os.getpid(), signal.SIGKILL)
 
     assert [item for (item,) in pool_of(misbehave_at(5, deed)).groups(range(12))] == list(range(12))
-    assert "/videos/5.mp4: reading it brought a loader process down (SIGKILL, out of memory?); " in caplog.text
+    assert "/videos/5.mp4: reading it brought its process down (SIGKILL, out of memory?); " in caplog.text
     assert "reads it once more" in caplog.text
 
 
@@ -171,9 +201,10 @@ def test_a_video_that_never_ends_is_named_and_refused(deed, caplog, monkeypatch)
     monkeypatch.setattr(workers, "_PULSE", 0.05)
     pool = pool_of(misbehave_at(3, deed), timeout=1)
     items = [item for (item,) in pool.groups(range(6))]
-    cause = "reading it did not end within 1 s (DATA_LOADER.TIMEOUT)"
+    cause = "reading it made no progress in 1 s (DATA_LOADER.TIMEOUT)"
     assert items == [0, 1, 2, cause, 4, 5]
     assert f"/videos/3.mp4: {cause}; a fresh process takes over" in caplog.text
+    assert dict(pool.as_finished(range(6))) == dict(enumerate(items))
 
 
 def test_time_that_the_owner_spends_elsewhere_is_not_held_against_a_worker(monkeypatch):

@@ -61,6 +61,9 @@ def test_other_classes_stop_a_test_but_not_the_start_of_training(tmp_path):
 def test_the_two_orders_of_kinetics_name_the_same_classes(dataset, first):
     alphabetical, uniformer = read_class_names(dataset), read_class_names(f"{dataset}_uniformer")
     assert alphabetical == sorted(alphabetical)
-    assert sorted(uniformer) == alphabetical
+    # UniFormer's file of Kinetics-600 leaves brackets and quotes out, which moves four classes of the sorted list.
+    marks = str.maketrans("", "", "'()")
+    plain = [sorted(name.translate(marks).lower() for name in names) for names in (uniformer, alphabetical)]
+    assert plain[0] == plain[1]
     assert len(set(uniformer)) == len(uniformer) == int(dataset[-3:])
     assert (alphabetical[0], uniformer[0]) == ("abseiling", first)

@@ -131,7 +131,8 @@ def read_class_names(path: str | Path | Sequence[str | Path]) -> list[str]:
     file with the columns ``id`` and ``key`` (EPIC-Kitchens); a JSON object of numbers by name (Something-Something V2).
     Several files are taken together (the two of Kinetics-600). The name of a file in ``classes/`` here stands for it:
     kinetics400 and kinetics600 (alphabetical), kinetics400_uniformer and kinetics600_uniformer (as UniFormer numbers
-    them).
+    them); something_something (alphabetical: the official numbers of V2, and those of all published lists of V1 and V2;
+    the category.txt beside UniFormer's and MorphMLP's lists of V2 has another order than these lists).
 
     Raises:
         ConfigError: when a file cannot be read or is empty, or its numbers are not 0 to n - 1, each once.

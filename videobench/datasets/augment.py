@@ -38,9 +38,10 @@ def normalise(clips: Tensor, mean: Sequence[float], std: Sequence[float], *, rev
     """
     clips = clips.transpose(1, 2)
     shape = (1, -1, 1, 1, 1)
-    scale = (1.0 / (255.0 * torch.tensor(std, dtype=torch.float32))).to(clips.device).view(shape)
-    shift = (torch.tensor(mean, dtype=torch.float32) / torch.tensor(std, dtype=torch.float32)).to(clips.device)
-    clips = torch.addcmul(-shift.view(shape), clips.float(), scale)
+    mean, std = torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32)
+    scale = (1.0 / (255.0 * std)).to(clips.device, non_blocking=True).view(shape)
+    shift = (mean / std).to(clips.device, non_blocking=True).view(shape)
+    clips = torch.addcmul(-shift, clips.float(), scale)
     return clips.flip(1) if reverse_channels else clips
 
 

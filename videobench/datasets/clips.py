@@ -16,9 +16,9 @@ from videobench.config import CfgNode
 from videobench.datasets.annotations import VideoList
 from videobench.datasets.containers import VideoError
 from videobench.datasets.cropping import Box, crop_resize, random_resized_box, random_short_side_box
+from videobench.datasets.reading import note_reading
 from videobench.datasets.records import Frames, Label
 from videobench.datasets.sampling import clip_indices
-from videobench.datasets.workers import note_reading
 
 # Random resized crop of the published ImageNet training (Szegedy et al., 2015, section 6).
 _IMAGE_AREA, _IMAGE_ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)

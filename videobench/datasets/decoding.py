@@ -1,13 +1,12 @@
 """Video files to uint8 RGB frames: exactly the frames asked for, and only the decoding they need.
 
 Frame i is the i-th frame that a plain decode from the first packet to the last hands out (presentation order, edit
-lists applied). Where the time stamps of the packets can be trusted (`_TIMED_CONTAINERS` and `_TIMED_CODECS`) one pass
-over the packets, without decoding, tells which packet holds frame i and where the key frames are; decoding then runs
-from a key frame through the last wanted frame. Everywhere else, and whenever the frames that come out are not the ones
-that were announced, frames are counted from the beginning.
+lists applied). Where the time stamps of the packets can be trusted one pass over them (`scanning.scan`), without
+decoding, tells which packet holds frame i and where the key frames are; decoding then runs from a key frame through the
+last wanted frame. Everywhere else, and whenever the frames that come out are not the ones that were announced, frames
+are counted from the beginning.
 """
 
-import io
 import itertools
 import operator
 from collections.abc import Callable, Iterator, Sequence
@@ -18,37 +17,21 @@ from functools import cached_property
 from pathlib import Path
 
 import av
-import numpy as np
 import torch
-from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
-from av.video.stream import VideoStream
 from torch import Tensor
 
 from videobench.datasets.containers import VideoError, cause_of, name_of, open_video
-from videobench.datasets.h264 import may_hold_fields
-from videobench.datasets.packets import (
-    KEY,
-    MARKED,
-    SHOWN,
-    VideoIndex,
-    announced_bytes,
-    counted_index,
-    shows_picture,
-    starts_afresh,
-    timed_index,
-)
+from videobench.datasets.packets import SHOWN, VideoIndex, counted_index
+from videobench.datasets.pictures import Damage, Pictures, Take
+from videobench.datasets.scanning import CUT_SHORT, cut_short, packets_of, scan
 
-# Verified to be exact frame by frame; others are counted.
-_TIMED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
-_TIMED_CODECS = {"h264", "hevc", "vp8", "vp9", "av1"}
 # Packets up to this size together stay in memory between the pass that finds the frames and the decoding.
 _KEEP_PACKETS = 32 << 20
 # Decoded frames up to this size together stay in memory when finding the frames took decoding them.
 _KEEP_FRAMES = 64 << 20
 # Up to this many bytes ahead, reading on beats seeking.
 _SEEK_OVER = 4 << 20
-_CUT_SHORT = "the file ends too early"
 
 
 @dataclass(frozen=True)
@@ -103,11 +86,6 @@ def decode(source: str | Path | bytes, indices: Sequence[int], index: VideoIndex
     """
     with Video(source, index) as video:
         return video.decode(indices)
-
-
-#: Frames handed over at a time by `Video.decode_parts`, and what takes them.
-PART = 16
-Take = Callable[[list[int], Tensor], None]
 
 
 class Video:
@@ -239,7 +217,7 @@ class Video:
         return pixels if asked == wanted else pixels[[place[i] for i in asked]]
 
     def decode_parts(self, indices: Sequence[int], take: Take) -> None:
-        """Decode as :meth:`decode` does, in one pass too, with no more than ``PART`` frames in memory at a time.
+        """Decode as :meth:`decode` does, in one pass too, with no more than `PART` frames in memory at a time.
 
         Args:
             indices: different frame numbers, rising.
@@ -263,54 +241,16 @@ class Video:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (av.FFmpegError, OSError, _Damage) as error:
+        except (av.FFmpegError, OSError, Damage) as error:
             raise VideoError(self.path, cause_of(error)) from error
 
     # Finding the frames.
 
     def _scan(self) -> VideoIndex | None:
         """The index from the packets alone; None when they cannot be trusted to tell."""
-        name, extradata = self._container.format.name, self._decoder.extradata
-        if name not in _TIMED_CONTAINERS or self._codec not in _TIMED_CODECS:
-            return None
-        if self._codec == "h264" and may_hold_fields(extradata):
-            return None
-        pts, pos, kind, packets = [], [], [], []
-        size, end, damage = 0, 0, ""
         self._next = None
-        try:
-            for packet in _packets(self._container, self._stream):
-                if packet.is_corrupt:
-                    damage = _CUT_SHORT
-                    break
-                # Frames without a time, and new parameters in the middle, are for the decoder to sort out.
-                time = packet.pts
-                if time is None:
-                    return None
-                for side in packet.iter_sidedata():
-                    if pts and side.data_type == "new_extradata":
-                        return None
-                # The first packet is where a plain decode begins, too.
-                marked = packet.is_keyframe
-                key = marked and (not pts or starts_afresh(packet, self._codec, extradata))
-                pts.append(time)
-                pos.append(-1 if packet.pos is None else packet.pos)
-                kind.append(KEY * key + SHOWN * shows_picture(packet, self._codec) + MARKED * marked)
-                end = (time if packet.dts is None else packet.dts) + (packet.duration or 1)
-                size += packet.size
-                if size <= _KEEP_PACKETS:
-                    packets.append(packet)
-        except av.FFmpegError as error:
-            damage = cause_of(error)
-        entries = self._stream.index_entries if name.startswith("mov") else ()
-        if len(entries) > len(pts) and (expected := sum(entry.size > 0 for entry in entries)) > len(pts):
-            damage = f"{expected - len(pts)} of {expected} packets are missing"
-        damage = damage or self._cut_short()
-        if damage and not pts:
-            raise _Damage(f"no frames: {damage}")
-        self._packets = packets if len(packets) == len(pts) else None
-        # What is missing comes later in decoding order, so it is shown after `end`; frames before are all there.
-        return timed_index(pts, pos, kind, damage, end if damage else None)
+        index, self._packets = scan(self._container, self._stream, self._source, _KEEP_PACKETS)
+        return index
 
     def _count(self) -> VideoIndex:
         """The index from decoding everything."""
@@ -323,23 +263,17 @@ class Video:
                 size += sum(plane.buffer_size for plane in frame.planes)
                 if size <= _KEEP_FRAMES:
                     kept.append(frame)
-        except _Damage as error:
+        except Damage as error:
             damage = str(error)
         self._decoded = kept if len(kept) == count else None
-        return counted_index(count, keys, damage or self._cut_short())
-
-    def _cut_short(self) -> str:
-        """What is wrong when the container announces more bytes than the file has, else nothing."""
-        with io.BytesIO(self._source) if isinstance(self._source, bytes) else open(self._source, "rb") as file:
-            head = file.read(64)
-            return _CUT_SHORT if announced_bytes(head) > file.seek(0, io.SEEK_END) else ""
+        return counted_index(count, keys, damage or cut_short(self._source))
 
     # Decoding.
 
-    def _decode_from_key_frames(self, wanted: list[int]) -> "_Pictures | None":
+    def _decode_from_key_frames(self, wanted: list[int]) -> Pictures | None:
         """The pictures; None when what comes out is not what the index announced."""
         index, decoder = self.index, self._decoder
-        pictures = _Pictures(len(wanted), self._reformatter, self._take)
+        pictures = Pictures(len(wanted), self._reformatter, self._take)
         rows = {int(index.pts[index.order[i]]): row for row, i in enumerate(wanted)}
         decoder.flush_buffers()
         try:
@@ -374,32 +308,32 @@ class Video:
             return None
         return pictures if pictures.complete else None
 
-    def _decode_from_start(self, wanted: list[int]) -> "_Pictures":
-        pictures = _Pictures(len(wanted), self._reformatter, self._take)
+    def _decode_from_start(self, wanted: list[int]) -> Pictures:
+        pictures = Pictures(len(wanted), self._reformatter, self._take)
         rows = {i: row for row, i in enumerate(wanted)}
         for i, frame in enumerate(self._in_order() if self._decoded is None else self._decoded):
             if i in rows:
                 pictures.put(rows[i], frame)
             if i == wanted[-1]:
                 return pictures
-        raise _Damage(f"frame {wanted[-1]} does not come out")
+        raise Damage(f"frame {wanted[-1]} does not come out")
 
     def _in_order(self) -> Iterator[av.VideoFrame]:
-        """All frames of the file from the first one on; `_Damage` where they stop being trustworthy."""
+        """All frames of the file from the first one on; `Damage` where they stop being trustworthy."""
         container, stream = open_video(self._source)
         with container:
-            packets = itertools.chain(_packets(container, stream), [None])
+            packets = itertools.chain(packets_of(container, stream), [None])
             for count in itertools.count():
                 try:
                     packet = next(packets)
                     frames = stream.codec_context.decode(packet)
                 except av.FFmpegError as error:
-                    raise _Damage(f"packet {count}: {cause_of(error)}") from error
+                    raise Damage(f"packet {count}: {cause_of(error)}") from error
                 if packet is not None and packet.is_corrupt:
-                    raise _Damage(_CUT_SHORT)
+                    raise Damage(CUT_SHORT)
                 for frame in frames:
                     if frame.is_corrupt:
-                        raise _Damage("a frame is damaged")
+                        raise Damage("a frame is damaged")
                     yield frame
                 if packet is None:
                     return
@@ -420,7 +354,7 @@ class Video:
         pts, pos = self.index.pts, self.index.pos
         if self._next is None or self._next > first or pos[first] - pos[self._next] > _SEEK_OVER:
             self._container.seek(int(pts[first]), stream=self._stream)
-            packets = _packets(self._container, self._stream)
+            packets = packets_of(self._container, self._stream)
             for packet in packets:
                 if packet.pts == pts[first]:
                     yield packet
@@ -432,66 +366,4 @@ class Video:
             self._container.close()
             self._container, self._stream = open_video(self._source)
             self._next = 0
-        yield from itertools.islice(_packets(self._container, self._stream), first - self._next, None)
-
-
-class _Damage(Exception):
-    """What is wrong with the file from here on."""
-
-
-class _Pictures:
-    """Rows of RGB pictures [T, H, W, 3], filled one by one, or handed over a part at a time."""
-
-    def __init__(self, count: int, reformatter: VideoReformatter, take: Take | None) -> None:
-        self._count, self._reformatter, self._take = count, reformatter, take
-        self._waiting: list[int] = []
-        self._filled: set[int] = set()
-        self.pixels: np.ndarray | None = None
-        self.geometry: tuple[int, int, int] | None = None
-
-    @property
-    def complete(self) -> bool:
-        return len(self._filled) == self._count
-
-    def put(self, row: int, frame: av.VideoFrame) -> None:
-        """Convert a frame into a row, upright."""
-        # By default the conversion starts a thread on every core of the host.
-        rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
-        plane, shape = rgb.planes[0], (rgb.height, rgb.width, 3)
-        picture, turn = upright(np.ndarray(shape, np.uint8, plane, strides=(plane.line_size, 3, 1)), frame)
-        height, width = picture.shape[:2]
-        if self.pixels is None:
-            rows = self._count if self._take is None else min(PART, self._count)
-            self.pixels = np.empty((rows, height, width, 3), np.uint8)
-            self.geometry = width, height, turn
-        elif self.pixels.shape[1:] != picture.shape:
-            before = f"{self.pixels.shape[2]} x {self.pixels.shape[1]}"
-            raise _Damage(f"the size of the frames changes from {before} to {width} x {height}")
-        self._filled.add(row)
-        if self._take is None:
-            self.pixels[row] = picture
-            return
-        self.pixels[len(self._waiting)] = picture
-        self._waiting.append(row)
-        if len(self._waiting) == len(self.pixels) or self.complete:
-            self._take(self._waiting, torch.from_numpy(self.pixels[: len(self._waiting)]))
-            self._waiting = []
-
-
-def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
-    """Packets of a stream without the empty one that marks the end."""
-    return (packet for packet in container.demux(stream) if packet.size)
-
-
-def upright(picture: np.ndarray, frame: av.VideoFrame) -> tuple[np.ndarray, int]:
-    """The picture [H, W, 3] turned by quarter turns, and mirrored, as its display matrix says; degrees clockwise."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return picture, 0
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
-    upended = min(abs(b), abs(c)) > max(abs(a), abs(d))
-    right, down = (c, b) if upended else (a, d)
-    if upended:
-        picture = picture.swapaxes(0, 1)
-    turn = (90 if upended else 0) + (180 if down < 0 else 0)
-    return picture[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1], turn
+        yield from itertools.islice(packets_of(self._container, self._stream), first - self._next, None)

@@ -12,13 +12,22 @@ import numpy as np
 
 from videobench.config import CfgNode, ConfigError
 from videobench.datasets.picture_files import PictureFiles, VideoSegment
-from videobench.datasets.records import Frames, TextBuilder, TextColumn, VideoList, check_label, with_suffix
+from videobench.datasets.records import Frames, TextBuilder, TextColumn, VideoList, check_label
 from videobench.datasets.sampling import epic_segment, timestamp_seconds
 
 #: Numbers of verbs and nouns (Damen et al., Rescaling Egocentric Vision, 2022).
 VERBS, NOUNS = 97, 300
 _COLUMNS = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp")
-_VIDEO_SUFFIXES = (".MP4", ".mp4")
+_VIDEO_SUFFIXES = (".MP4", ".mp4", ".mkv", ".webm", ".avi")
+# Where a video lies, as the official download scripts put it, or with one or both of the folders left out or exchanged.
+_PLACES = (
+    "{participant}/{kind}/{video}",
+    "{participant}/{video}",
+    "{kind}/{participant}/{video}",
+    "{kind}/{video}",
+    "{video}",
+)
+_KINDS = {"frames": "rgb_frames", "videos": "videos"}
 _CLASSES = {"verb": ("verb_class", VERBS), "noun": ("noun_class", NOUNS)}
 
 
@@ -53,6 +62,27 @@ class Actions(VideoList):
         return PictureFiles(path, partial(_frame_file, path, first), end - first, Fraction(fps))
 
 
+def find_video(root: str | Path, video: str, stored_as: str) -> str | None:
+    """Where a video is, relative to ``root``: its folder of ``frames``, or its file among ``videos``; None if nowhere.
+
+    Looked for are P01/rgb_frames/P01_01 (P01/videos/P01_01.MP4), as downloaded, P01/P01_01, rgb_frames/P01/P01_01,
+    rgb_frames/P01_01 and P01_01; files also with other suffixes than .MP4.
+    """
+    for place in _places(video, stored_as):
+        if stored_as == "frames" and os.path.isdir(os.path.join(root, place)):
+            return place
+        if stored_as == "videos":
+            for suffix in _VIDEO_SUFFIXES:
+                if os.path.exists(os.path.join(root, place + suffix)):
+                    return place + suffix
+    return None
+
+
+def _places(video: str, stored_as: str) -> list[str]:
+    words = {"participant": video.partition("_")[0], "kind": _KINDS[stored_as], "video": video}
+    return [place.format(**words) for place in _PLACES]
+
+
 def read_actions(cfg: CfgNode, split: str) -> VideoList:
     """The actions of a split; a missing class, as in the official test list, is -1.
 
@@ -73,7 +103,9 @@ def read_actions(cfg: CfgNode, split: str) -> VideoList:
                 f"{pickled}: pickles are not read, because reading one runs the program in it; put the official "
                 f"{path.name} (github.com/epic-kitchens/epic-kitchens-100-annotations) into its folder"
             )
-    as_videos = cfg.DATA.STORED_AS == "videos"
+    stored_as = cfg.DATA.STORED_AS
+    as_videos = stored_as == "videos"
+    prefix = epic.VISUAL_DATA_DIR or cfg.DATA.PATH_PREFIX
     names, folders, places, numbers = TextBuilder(), TextBuilder(), {}, array("i")
     labels = {head: array("q") for head in _CLASSES}
     spans = array("d" if as_videos else "i")
@@ -98,15 +130,14 @@ def read_actions(cfg: CfgNode, split: str) -> VideoList:
             if split == "train" and min(labels["verb"][-1], labels["noun"][-1]) < 0:
                 raise ConfigError(f"{where}: an action to train on needs verb_class and noun_class")
             names.add(row["narration_id"])
-            folder = f"{row['participant_id']}/{'videos' if as_videos else 'rgb_frames'}/{row['video_id']}"
-            if folder not in places:
-                places[folder] = len(places)
-                folders.add(folder)
-            numbers.append(places[folder])
+            video = row["video_id"]
+            if video not in places:
+                places[video] = len(places)
+                missing = _places(video, stored_as)[0] + _VIDEO_SUFFIXES[0] * as_videos
+                folders.add(find_video(prefix, video, stored_as) or missing)
+            numbers.append(places[video])
     if not numbers:
         raise ConfigError(f"{path}: this list file has no actions")
-    prefix = epic.VISUAL_DATA_DIR or cfg.DATA.PATH_PREFIX
-    files = with_suffix(folders.column(), prefix, _VIDEO_SUFFIXES) if as_videos else folders.column()
     return Actions(
         source=path,
         prefix=prefix,
@@ -114,7 +145,7 @@ def read_actions(cfg: CfgNode, split: str) -> VideoList:
         labels={head: np.frombuffer(column, np.int64) for head, column in labels.items()},
         rule="epic",
         crop_margin=False,
-        folders=files,
+        folders=folders.column(),
         videos=np.frombuffer(numbers, np.int32),
         spans=np.frombuffer(spans, np.float64 if as_videos else np.int32).reshape(len(numbers), -1),
     )

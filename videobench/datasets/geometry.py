@@ -63,7 +63,8 @@ def translate(clip: Tensor, pixels: float, axis: int, interpolation: str, fill: 
     size = clip.shape[axis]
     # Pixel i shows i + pixels; those from first to last have a source within the frame.
     first, last = max(0, ceil(-pixels - 0.5)), min(size, ceil(size - pixels - 0.5))
-    moved = torch.tensor(fill, dtype=torch.uint8).to(clip.device).view(1, -1, 1, 1).expand_as(clip).contiguous()
+    colour = torch.tensor(fill, dtype=torch.uint8).to(clip.device, non_blocking=True)
+    moved = colour.view(1, -1, 1, 1).expand_as(clip).contiguous()
     if first >= last:
         return moved
     whole = floor(pixels)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -107,6 +108,9 @@ class TrainingLoader:
             # Labels are small beside a clip.
             item_bytes=cfg.AUG.NUM_SAMPLE * clip_bytes + (1 << 16),
         )
+        # Items that go on from epoch to epoch, and the step that comes next, counted from the first epoch.
+        self._stream: tuple[Iterator[list[TrainingItem]], int | None] = iter(()), None
+        self._epochs = cfg.SOLVER.MAX_EPOCH
         self.failed: dict[int, Failure] = {}
         self._named: set[int] = set()
 
@@ -114,7 +118,7 @@ class TrainingLoader:
         return len(self.batches)
 
     def epoch(self, epoch: int, first_step: int = 0, failed: Iterable[Failure] = ()) -> Iterator[TrainingBatch]:
-        """The batches of one epoch.
+        """The batches of one epoch; while the last ones are used, those of the next epoch are loaded.
 
         Args:
             epoch: its number, from 0.
@@ -128,9 +132,24 @@ class TrainingLoader:
         """
         self.failed = {}
         self._count(failed)
-        for items in self._pool.groups(self.batches.keys(epoch, first_step), self.batches.share, copy=False):
+        start, end = epoch * len(self) + first_step, (epoch + 1) * len(self)
+        stream, coming = self._stream
+        if coming != start:
+            stream = self._pool.groups(self._coming_keys(epoch, first_step), self.batches.share, copy=False)
+        for step in range(start, end):
+            # A stream that breaks off here cannot be gone on with.
+            self._stream = stream, None
+            items = next(stream)
             self._count(failure for item in items for failure in item.failures)
-            yield self._collate(epoch, items)
+            batch = self._collate(epoch, items)
+            self._stream = stream, step + 1
+            yield batch
+
+    def _coming_keys(self, epoch: int, first_step: int) -> Iterator[tuple[int, int]]:
+        """The keys of this rank from a step to the end of the training."""
+        yield from self.batches.keys(epoch, first_step)
+        for later in range(epoch + 1, self._epochs):
+            yield from self.batches.keys(later)
 
     def _load(self, key: tuple[int, int]) -> TrainingItem:
         """The item of a key, augmented where that is the workers' task; runs in the workers."""
@@ -158,12 +177,10 @@ class TrainingLoader:
 
     def _collate(self, epoch: int, items: list[TrainingItem]) -> TrainingBatch:
         # A place that no video could fill comes with more failures than are allowed, so every place is filled here.
-        clips = torch.empty(
-            (sum(len(item.clips) for item in items), *items[0].clips.shape[1:]),
-            dtype=torch.uint8,
-            pin_memory=self._pin,
-        )
-        torch.cat([item.clips for item in items], out=clips)
+        shape = sum(len(item.clips) for item in items), *items[0].clips.shape[1:]
+        clips = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin)
+        # By NumPy, in this thread: for torch's others to join in, loader processes would have to leave their cores.
+        np.concatenate([item.clips.numpy() for item in items], out=clips.numpy())
         labels = _joined([item.labels for item in items])
         labels = _each(labels, lambda tensor: tensor.pin_memory()) if self._pin else labels
         keys = torch.tensor([key for item in items for key in _keys(epoch, item)])

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from videobench.datasets.containers import VideoError, cause_of
-from videobench.datasets.decoding import PART, Take, Video
+from videobench.datasets.decoding import Video
 from videobench.datasets.packets import counted_index
+from videobench.datasets.pictures import PART, Take
 from videobench.datasets.records import Frames, VideoList
 
 

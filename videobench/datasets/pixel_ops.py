@@ -62,9 +62,9 @@ def _histograms(planes: Tensor) -> Tensor:
     """How many pixels of every plane have each level: int64 [planes, 256] of uint8 [planes, pixels]."""
     if planes.device.type == "cpu":
         return torch.stack([torch.bincount(plane, minlength=256) for plane in planes])
-    # One count for all: on a GPU each waits for its end.
-    first = torch.arange(0, len(planes) * 256, 256, device=planes.device)
-    return torch.bincount((planes + first[:, None]).flatten(), minlength=len(planes) * 256).view(-1, 256)
+    # On a GPU bincount waits for its own result, to know how long it is.
+    counts = torch.zeros(len(planes), 256, dtype=torch.int64, device=planes.device)
+    return counts.scatter_add_(1, planes.long(), counts.new_ones(()).expand(planes.shape))
 
 
 def solarize(clip: Tensor, threshold: int) -> Tensor:

@@ -17,6 +17,9 @@ from videobench.config import ConfigError
 from videobench.datasets.backends import VideoReader
 from videobench.datasets.packets import VideoIndex
 
+# The first videos of a list may be missing.
+_NAMES_TRIED = 100
+
 #: One class number, one per head (-1: unknown), or a float32 row of zeros and ones over all classes.
 Label = int | dict[str, int] | np.ndarray
 
@@ -171,8 +174,9 @@ def check_label(label: int, num_classes: int | None, where: str, key: str = "MOD
 
 
 def with_suffix(names: TextColumn, prefix: str, suffixes: tuple[str, ...]) -> TextColumn:
-    """The names with the suffix of the first one's file (the first of ``suffixes`` where there is none)."""
-    found = (suffix for suffix in suffixes if os.path.exists(os.path.join(prefix, names[0] + suffix)))
+    """The names with the suffix of the first file found, among the first names (without one, the first suffix)."""
+    tried = (names[index] for index in range(min(len(names), _NAMES_TRIED)))
+    found = (suffix for name in tried for suffix in suffixes if os.path.exists(os.path.join(prefix, name + suffix)))
     suffix = next(found, suffixes[0])
     builder = TextBuilder()
     for index in range(len(names)):

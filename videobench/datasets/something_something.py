@@ -20,7 +20,7 @@ from videobench.datasets.containers import VideoError
 from videobench.datasets.picture_files import FrameFolders, PictureFiles
 from videobench.datasets.records import Frames, TextBuilder, VideoList, check_label, with_suffix
 
-_VIDEO_SUFFIXES = (".webm", ".mp4")
+_VIDEO_SUFFIXES = (".webm", ".mp4", ".avi")
 # SSv2 frames were extracted at this rate for the published recipes.
 _SSV2_FPS = Fraction(30)
 _HEADER = b"original_vido_id video_id frame_id path labels"
@@ -116,6 +116,7 @@ def read_folder_list(cfg: CfgNode, split: str, rule: str) -> VideoList:
 def read_official(cfg: CfgNode, split: str) -> VideoList:
     """SSv2 from ``something-something-v2-{labels,train,validation}.json``; frame files from train.csv and val.csv.
 
+    The JSON files may also be called labels.json, train.json and validation.json, as in the archive of labels.
     Validation and test both read ``validation``: the labels of the official test split are not public.
 
     Raises:
@@ -123,8 +124,9 @@ def read_official(cfg: CfgNode, split: str) -> VideoList:
             a label but no frames.
     """
     data, folder = cfg.DATA, Path(cfg.DATA.PATH_TO_DATA_DIR)
-    path = folder / f"something-something-v2-{'train' if split == 'train' else 'validation'}.json"
-    numbers = read_label_numbers(folder / "something-something-v2-labels.json")
+    path = _official(folder, "train" if split == "train" else "validation")
+    label_file = _official(folder, "labels")
+    numbers = read_label_numbers(label_file)
     names, labels = TextBuilder(), array("q")
     for place, video in enumerate(_read_json(path, list), start=1):
         where = f"{path}, entry {place}"
@@ -132,7 +134,7 @@ def read_official(cfg: CfgNode, split: str) -> VideoList:
             raise ConfigError(f"{where}: expected an object with 'id' and 'template', got {video!r:.100}")
         template = str(video["template"]).replace("[", "").replace("]", "")
         if template not in numbers:
-            raise ConfigError(f"{where}: something-something-v2-labels.json has no class {template!r}")
+            raise ConfigError(f"{where}: {label_file.name} has no class {template!r}")
         check_label(numbers[template], cfg.MODEL.NUM_CLASSES, where)
         names.add(str(video["id"]))
         labels.append(numbers[template])
@@ -169,6 +171,12 @@ def read_official(cfg: CfgNode, split: str) -> VideoList:
         counts=counts.astype(np.int32),
         **common,
     )
+
+
+def _official(folder: Path, name: str) -> Path:
+    """An official file, by its long or its short name."""
+    long, short = folder / f"something-something-v2-{name}.json", folder / f"{name}.json"
+    return short if short.exists() and not long.exists() else long
 
 
 def read_label_numbers(path: Path) -> dict[str, int]:

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from videobench.config import ConfigError
 from videobench.datasets.containers import VideoError
-from videobench.datasets.decoding import Take, Video
+from videobench.datasets.decoding import Video
 from videobench.datasets.packets import KEY, MARKED
+from videobench.datasets.pictures import Take
 
 _INSTEAD = "use DATA.DECODING_BACKEND pyav"
 

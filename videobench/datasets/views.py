@@ -21,7 +21,8 @@ from videobench.datasets.annotations import VideoList, split_list
 from videobench.datasets.clips import Failure, Temporal
 from videobench.datasets.containers import VideoError
 from videobench.datasets.cropping import Box, crop_resize, image_test_window, in_original, test_windows
-from videobench.datasets.workers import WorkerPool, note_reading, worker_count
+from videobench.datasets.reading import note_reading
+from videobench.datasets.workers import WorkerPool, worker_count
 
 #: Clips per video and crops per clip.
 Grid = tuple[int, int]

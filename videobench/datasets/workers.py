@@ -1,9 +1,9 @@
-"""Loader processes that cannot lose a video: one that dies or hangs is named with what it was reading, and replaced.
+"""Processes that read videos and cannot lose one: who dies or hangs is named with what it was reading, and replaced.
 
 The owner hands every worker its tasks and knows which of them are unfinished, and workers write down which video they
 are about to read, so whatever happens to a worker, no task is lost and one video is to blame. That video is refused
-from then on (`note_reading`), the task runs again in a fresh worker, and the refusal takes the way of every other
-unreadable video.
+from then on (`reading.note_reading`), the task runs again in a fresh worker, and the refusal takes the way of every
+other unreadable video.
 
 PyTorch's DataLoader does not serve: it raises in the owner, wherever that is, as soon as a worker dies, and all that
 was being prepared is lost with it.
@@ -29,7 +29,7 @@ import torch
 
 from videobench.config import CfgNode
 from videobench.config.checks import local_ranks
-from videobench.datasets.containers import VideoError
+from videobench.datasets.reading import HUNG, IDLE, Reading, begin_work, end_of
 from videobench.datasets.transport import pack, shared_memory, unpack
 
 logger = logging.getLogger(__name__)
@@ -40,12 +40,10 @@ _PULSE = 1.0
 _MOURNING = 10.0
 # Deaths without a video to blame, with nothing loaded in between, before giving up.
 _UNEXPLAINED = 3
-_HUNG = 1000
-_IDLE = -1
 
 
 class WorkerError(RuntimeError):
-    """Loader processes that cannot do their work."""
+    """Processes that cannot do their work."""
 
 
 def worker_count(cfg: CfgNode) -> int:
@@ -62,41 +60,6 @@ def worker_count(cfg: CfgNode) -> int:
 def usable_cores() -> int:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-# What a worker process shares with its owner: [task, video] at hand, and why videos are refused. None elsewhere.
-_at_hand: np.ndarray | None = None
-_refused: np.ndarray | None = None
-_timeout = 0.0
-
-
-def note_reading(index: int) -> None:
-    """Say which video of the list this process is about to read; without effect outside of workers.
-
-    Raises:
-        VideoError: when reading this video brought a worker down, or did not end.
-    """
-    if _at_hand is None:
-        return
-    if code := int(_refused[index]):
-        raise VideoError("", _blame(code, _timeout))
-    _at_hand[1] = index
-
-
-def _blame(code: int, timeout: float) -> str:
-    if code == _HUNG:
-        return f"reading it did not end within {timeout:g} s (DATA_LOADER.TIMEOUT)"
-    return f"reading it brought a loader process down ({_end(code)})"
-
-
-def _end(code: int) -> str:
-    if code >= 0:
-        return f"exit status {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return f"{name}, out of memory?" if code == -signal.SIGKILL else name
 
 
 def printable(path: str) -> str:
@@ -117,13 +80,13 @@ class _Worker:
     channel: connection.Connection
     tasks: dict[int, _Task] = field(default_factory=dict)
     # What it was doing at the last look, and for how long its owner has waited since.
-    doing: tuple[int, int] = (_IDLE, _IDLE)
+    doing: tuple[int, ...] = (IDLE, IDLE, 0)
     waited: float = 0.0
     hung: bool = False
 
 
 class WorkerPool:
-    """Processes that load items by key, handed over in the order of the keys.
+    """Processes that load items by key.
 
     Args:
         load: the item of a key; runs in the workers, and calls `note_reading` before it opens a video. Items can be
@@ -131,7 +94,8 @@ class WorkerPool:
         workers: number of processes; 0 loads in this one. They start with the first item asked for.
         videos: length of the list that `note_reading` counts in.
         path: the path of a video of that list, for messages.
-        timeout: seconds that reading one video may take; 0 means any time.
+        timeout: seconds that reading one video may take, or may take without `note_progress`; 0 means any time.
+        limit: the key or option that sets ``timeout``, for messages.
         ahead: items loaded or being loaded ahead of the one asked for.
         item_bytes: memory for the tensors of one item; larger items go a slower way.
     """
@@ -144,11 +108,12 @@ class WorkerPool:
         videos: int,
         path: Callable[[int], str],
         timeout: float = 0,
+        limit: str = "DATA_LOADER.TIMEOUT",
         ahead: int = 2,
         item_bytes: int = 256 << 20,
     ) -> None:
-        self.size, self._load, self._path, self._timeout = workers, load, path, timeout
-        self._slot_bytes = -(-item_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        self.size, self._load, self._path, self._timeout, self._limit = workers, load, path, timeout, limit
+        self._slot_bytes = -(-max(item_bytes, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
         self._ahead, self._videos = max(ahead, 2 * workers), videos
         self._workers: list[_Worker] = []
         self._processes: list[multiprocessing.Process] = []
@@ -173,25 +138,18 @@ class WorkerPool:
             while group := [self._load(key) for key in itertools.islice(keys, size)]:
                 yield group
             return
-        self._start(size)
-        self._run[0] += 1
-        run = int(self._run[0])
-        busy = {task.slot for worker in self._workers for task in worker.tasks.values()}
-        self._free = [slot for slot in range(self._slots) if slot not in busy]
+        run = self._begin(size)
         wanted: list[_Task] = []
         done: dict[int, Any] = {}
         while True:
             for key in itertools.islice(keys, len(self._free)):
-                task = _Task(next(self._numbers), key, self._free.pop())
-                wanted.append(task)
-                self._hand_out(task)
+                wanted.append(self._hand_out(key))
             group = wanted[:size]
             if all(task.number in done for task in group) and (len(group) == size or len(wanted) < size):
                 if not group:
                     return
                 yield [unpack(done.pop(task.number), self._memory(task.slot), copy=copy) for task in group]
-                if self._run[0] != run:
-                    raise WorkerError("a loader gives one stream of items at a time; another one was begun meanwhile")
+                self._check(run)
                 del wanted[:size]
                 self._free += [task.slot for task in group]
                 continue
@@ -200,6 +158,31 @@ class WorkerPool:
                     done[task.number] = packed
                 else:
                     self._free.append(task.slot)
+
+    def as_finished(self, keys: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+        """(key, item) of the keys in the order in which the items are finished; no key waits for a certain worker.
+
+        What an earlier call left unfinished is dropped.
+
+        Raises:
+            WorkerError: when loading an item raises, or workers die over and over.
+        """
+        keys = iter(keys)
+        if not self.size:
+            yield from ((key, self._load(key)) for key in keys)
+            return
+        run, at_work = self._begin(1), set()
+        while True:
+            at_work |= {self._hand_out(key).number for key in itertools.islice(keys, self.size - len(at_work))}
+            if not at_work:
+                return
+            for task, packed in self._receive():
+                item = unpack(packed, self._memory(task.slot))
+                self._free.append(task.slot)
+                if task.number in at_work:
+                    at_work.remove(task.number)
+                    yield task.key, item
+                    self._check(run)
 
     def close(self) -> None:
         """End the workers."""
@@ -210,14 +193,25 @@ class WorkerPool:
 
     # Workers and their tasks.
 
+    def _begin(self, size: int) -> int:
+        """The number of a new stream of items, which takes the memory that no unfinished task has."""
+        self._start(size)
+        self._run[0] += 1
+        busy = {task.slot for worker in self._workers for task in worker.tasks.values()}
+        self._free = [slot for slot in range(self._slots) if slot not in busy]
+        return int(self._run[0])
+
+    def _check(self, run: int) -> None:
+        if self._run[0] != run:
+            raise WorkerError("a loader gives one stream of items at a time; another one was begun meanwhile")
+
     def _start(self, size: int) -> None:
         if self._started:
             return
         self._slots = self._ahead + size
         self._pixels = shared_memory(self._slots * self._slot_bytes)
         self._run = np.frombuffer(shared_memory(8), np.int64)
-        self._at_hand = np.frombuffer(shared_memory(16 * self.size), np.int64).reshape(self.size, 2)
-        self._refused = np.frombuffer(shared_memory(2 * max(self._videos, 1)), np.int16)
+        self._reading = Reading(self.size, self._videos, self._timeout, self._limit)
         # At exit and when the pool is forgotten; before multiprocessing itself waits for the processes.
         self._finalizer = util.Finalize(self, _end_processes, (self._processes, os.getpid()), exitpriority=20)
         self._started = True
@@ -226,7 +220,7 @@ class WorkerPool:
 
     def _fork(self, place: int) -> _Worker:
         ours, theirs = multiprocessing.Pipe()
-        self._at_hand[place] = _IDLE
+        self._reading.at_hand[place] = IDLE
         # Forked workers share the list of videos, however long, and start at once.
         process = multiprocessing.get_context("fork").Process(
             target=self._work, args=(place, theirs, ours), name=f"loader-{place}", daemon=True
@@ -239,7 +233,12 @@ class WorkerPool:
     def _memory(self, slot: int) -> memoryview:
         return memoryview(self._pixels)[slot * self._slot_bytes : (slot + 1) * self._slot_bytes]
 
-    def _hand_out(self, task: _Task) -> None:
+    def _hand_out(self, key: Any) -> _Task:
+        task = _Task(next(self._numbers), key, self._free.pop())
+        self._give(task)
+        return task
+
+    def _give(self, task: _Task) -> None:
         worker = min(self._workers, key=lambda worker: len(worker.tasks))
         worker.tasks[task.number] = task
         # A dead worker is found, and its tasks handed out again, by `_receive`.
@@ -282,8 +281,8 @@ class WorkerPool:
         return results
 
     def _watch(self, place: int, worker: _Worker, elapsed: float) -> None:
-        doing = tuple(self._at_hand[place].tolist())
-        same = doing == worker.doing and doing[0] != _IDLE
+        doing = tuple(self._reading.at_hand[place].tolist())
+        same = doing == worker.doing and doing[0] != IDLE
         worker.doing, worker.waited = doing, worker.waited + elapsed if same else 0.0
         if self._timeout and worker.waited > self._timeout and not worker.hung:
             worker.hung = True
@@ -297,15 +296,15 @@ class WorkerPool:
         worker.process.join(_PULSE)
         self._processes.remove(worker.process)
         worker.channel.close()
-        code = _HUNG if worker.hung else worker.process.exitcode
-        number, video = self._at_hand[place].tolist()
-        if number not in worker.tasks or video == _IDLE:
+        code = HUNG if worker.hung else worker.process.exitcode
+        number, video, _ = self._reading.at_hand[place].tolist()
+        if number not in worker.tasks or video == IDLE:
             self._unexplained += 1
-            logger.warning("loader process %d ended (%s); a fresh one takes over", worker.process.pid, _end(code))
+            logger.warning("loader process %d ended (%s); a fresh one takes over", worker.process.pid, end_of(code))
             if self._unexplained == _UNEXPLAINED:
                 self.close()
                 raise WorkerError(
-                    f"{_UNEXPLAINED} loader processes in a row ended ({_end(code)}) before they read a video; "
+                    f"{_UNEXPLAINED} loader processes in a row ended ({end_of(code)}) before they read a video; "
                     "DATA_LOADER.NUM_WORKERS 0 loads in the main process and shows why"
                 )
         else:
@@ -315,18 +314,17 @@ class WorkerPool:
                 # Whoever sends SIGKILL, the system short of memory above all, has not looked at the video.
                 self._killed.add(video)
             else:
-                self._refused[video] = code
+                self._reading.refused[video] = code
             more = ", and reads it once more" if again else ""
             path = printable(self._path(video))
-            logger.warning("%s: %s; a fresh process takes over%s", path, _blame(code, self._timeout), more)
+            logger.warning("%s: %s; a fresh process takes over%s", path, self._reading.cause(code), more)
         self._workers[place] = self._fork(place)
         for task in worker.tasks.values():
-            self._hand_out(task)
+            self._give(task)
 
     # In the worker.
 
     def _work(self, place: int, channel: connection.Connection, owners: connection.Connection) -> None:
-        global _at_hand, _refused, _timeout
         # Interrupts and preemption are for the owner, which ends its workers; a handler of its own must not run here.
         for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -335,7 +333,7 @@ class WorkerPool:
         gc.freeze()
         threading.Thread(target=_end_with_owner, daemon=True).start()
         torch.set_num_threads(1)
-        at_hand, _at_hand, _refused, _timeout = self._at_hand[place], self._at_hand[place], self._refused, self._timeout
+        at_hand = begin_work(self._reading, place)
         while True:
             try:
                 run, number, slot, key = channel.recv()
@@ -344,12 +342,12 @@ class WorkerPool:
             packed, error = None, ""
             # Nobody waits for tasks of an earlier run any more.
             if run == self._run[0]:
-                at_hand[:] = number, _IDLE
+                at_hand[:] = number, IDLE, 0
                 try:
                     packed = pack(self._load(key), self._memory(slot))
                 except Exception:  # Told to the owner, who raises it.
                     error = traceback.format_exc()
-                at_hand[:] = _IDLE
+                at_hand[:] = IDLE
             channel.send((number, packed, error))
 
 

@@ -7,11 +7,14 @@ import torch
 from videobench.models.layers import VideoModel
 from videobench.models.weights import WeightsError
 
+# The lists of one data set differ in them: "massaging person's head" and massaging_persons_head.
+_MARKS = str.maketrans("", "", "\"'()[]")
+
 
 def reorder_classes(model: VideoModel, have: Sequence[str], want: Sequence[str]) -> int:
     """Renumber the classes of a network with one classifier, in place, by their names.
 
-    Names are the same whatever their case, quotes and underscores: ``playing_chess`` is ``Playing chess``.
+    Names are the same whatever their case, underscores, quotes and brackets: ``curling_sport`` is ``Curling (sport)``.
 
     Args:
         model: the network.
@@ -44,4 +47,4 @@ def reorder_classes(model: VideoModel, have: Sequence[str], want: Sequence[str])
 
 
 def _plain(name: str) -> str:
-    return " ".join(name.replace("_", " ").replace('"', "").lower().split())
+    return " ".join(name.replace("_", " ").translate(_MARKS).lower().split())

@@ -1,1 +1,1 @@
-"""What happens to a data set once, before training: checking files, encoding them anew, making list files."""
+"""What happens to a data set once, before training: making list files, checking files, making them smaller."""

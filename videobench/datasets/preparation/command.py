@@ -5,10 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from videobench.config import ConfigError
-from videobench.datasets.preparation import sources
+from videobench.datasets.preparation.class_folders import folder, imagenet
 from videobench.datasets.preparation.encoding import Encoding
+from videobench.datasets.preparation.epic_kitchens import epic
+from videobench.datasets.preparation.frame_folders import FrameEncoding
+from videobench.datasets.preparation.kinetics import kinetics
 from videobench.datasets.preparation.lists import MadeLists, Plan, make_lists
 from videobench.datasets.preparation.resize import Resized, resize
+from videobench.datasets.preparation.something_something import something_something
+from videobench.datasets.preparation.ucf_hmdb import hmdb51, ucf101
 from videobench.datasets.preparation.verify import PUBLISHED, Verification, verify
 
 Progress = Callable[[int, int], None]
@@ -38,7 +43,8 @@ def run(args: Namespace, progress: Progress | None = None) -> tuple[Verification
         )
         return found, 0 if found.sound else 1
     if args.command == "resize":
-        encoding = Encoding(args.short_side, args.gop, args.crf, args.preset, args.fastdecode)
+        videos = Encoding(args.short_side, args.gop, args.crf, args.preset, args.fastdecode)
+        encoding = FrameEncoding(args.short_side, args.quality) if args.frames else videos
         done = resize(args.source, args.out, encoding, prefix=args.prefix, separator=args.separator, **common)
         return done, 1 if done.failures else 0
     made = make_lists(_plan(args), args.out, check=args.check, overwrite=args.overwrite, **common)
@@ -50,17 +56,20 @@ def _plan(args: Namespace) -> Plan:
         raise ConfigError(f"{args.data}: no such folder")
     if args.command == "kinetics":
         alphabetical = args.classes == ["alphabetical"]
-        return sources.kinetics(
-            args.annotations, args.data, None if alphabetical else [Path(c) for c in args.classes], args.separator
-        )
+        order = None if alphabetical else [Path(name) for name in args.classes]
+        return kinetics(args.annotations, args.data, order, args.separator)
     if args.command in ("ssv1", "ssv2"):
         splits = {_split_of(path): path for path in args.annotations}
-        return sources.something_something(args.command, splits, args.labels, args.data, args.classes)
+        return something_something(args.command, splits, args.labels, args.data, args.classes)
+    if args.command == "ucf101":
+        return ucf101(args.splits, args.split, args.data, args.separator)
+    if args.command == "hmdb51":
+        return hmdb51(args.splits, args.split, args.data, args.classes)
     if args.command == "epic":
-        return sources.epic(args.annotations, args.data, args.classes)
+        return epic(args.annotations, args.data, args.classes)
     if args.command == "imagenet":
-        return sources.imagenet(args.data, args.val_labels)
-    return sources.folder(args.data, args.classes, args.val_fraction, args.seed, args.separator)
+        return imagenet(args.data, args.val_labels, args.classes)
+    return folder(args.data, args.classes, args.val_fraction, args.seed, args.separator)
 
 
 def _split_of(path: Path) -> str:

@@ -22,10 +22,13 @@ from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 
 from videobench.datasets.containers import VideoError, cause_of, open_video
-from videobench.datasets.decoding import Video, upright
-from videobench.datasets.preparation.files import printable
+from videobench.datasets.decoding import Video
+from videobench.datasets.pictures import upright
+from videobench.datasets.preparation.files import printable, put_in_place
 from videobench.datasets.preparation.verify import sound_frames
 
+#: Errors after which nothing else can be written either.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _FASTEST_CLOCK = 10_000_000
 
 
@@ -115,13 +118,13 @@ def encode(job: Job, beat: Callable[[], None]) -> Encoded:
         target.parent.mkdir(parents=True, exist_ok=True)
         _encode(job, part, description, beat)
         size = part.stat().st_size
-        part.replace(target)
+        put_in_place(part, target)
         return Encoded(bytes_in=origin.st_size, bytes_out=size)
     except VideoError as error:
         return Encoded(error.cause)
     except (av.FFmpegError, OSError) as error:
         cause = f"cannot write {printable(job.target)}: {cause_of(error)}"
-        return Encoded(cause, fatal=error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))
+        return Encoded(cause, fatal=error.errno in FULL)
     finally:
         with contextlib.suppress(OSError):
             part.unlink()

@@ -3,7 +3,8 @@
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,9 @@ def read_entries(path: Path, separator: str = " ", fields: int = 1) -> list[Entr
         lines = path.read_bytes().decode("utf-8", "surrogateescape").splitlines()
     except OSError as error:
         raise ConfigError(f"{path}: cannot read this list ({error.strerror})") from error
+    # Annotations that are read by the makers of lists, or by `split_list`.
+    if lines and (lines[0].strip() in ("[", "{") or {"youtube_id", "narration_id"} & set(lines[0].split(","))):
+        raise ConfigError(f"{path}: these are annotations, not a list of files; give the folder of the files instead")
     entries: list[Entry] = []
     for number, text in enumerate(lines, start=1):
         line = text.strip()
@@ -57,6 +61,20 @@ def read_entries(path: Path, separator: str = " ", fields: int = 1) -> list[Entr
     if not entries:
         raise ConfigError(f"{path}: this list is empty")
     return entries
+
+
+def check_files_listed(path: Path, entries: Sequence[Entry], prefix: str, option: str) -> None:
+    """Refuse a list of ``folder frames label``, whose number of frames has been taken for a part of the name.
+
+    Raises:
+        ConfigError: with the ``option`` that means such lists.
+    """
+    name, _, frames = entries[0].name.rpartition(entries[0].rest[:1] or " ")
+    if name and entries[0].rest and frames.isdigit() and not os.path.exists(os.path.join(prefix, entries[0].name)):
+        raise ConfigError(
+            f"{path}: lines look like 'folder frames label'; {option} means folders of frames, and for videos give "
+            "their folder instead of the list"
+        )
 
 
 def find_files(folder: Path, suffixes: Iterable[str]) -> Iterator[str]:
@@ -84,8 +102,25 @@ def write_lines(path: Path, lines: Iterable[str]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     part.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
-    part.replace(path)
+    put_in_place(part, path)
     return path
+
+
+def put_in_place(part: Path, target: Path) -> None:
+    """Give a finished file, or a folder of files, its name: what has it is whole, even after a power failure."""
+    for path in [*part.iterdir(), part] if part.is_dir() else [part]:
+        _sync(path)
+    part.replace(target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class Journal:
@@ -99,8 +134,9 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            # Of this process alone: workers, which it forks and which may outlive it for a moment, do not hold it.
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
             raise ConfigError(f"{path}: another run is at work on this; wait for its end") from error
         self._file.seek(0)
         content = self._file.read()
@@ -123,4 +159,4 @@ class Journal:
 
 
 def _is_label(field: str) -> bool:
-    return all(part.strip().lstrip("-").isdigit() for part in field.split(","))
+    return all(part.strip().lstrip("-").isdigit() for part in re.split("[;,]", field))

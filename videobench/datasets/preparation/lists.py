@@ -1,13 +1,16 @@
 """From a plan (what is annotated, what is on disk) to list files, with everything left out named."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import yaml
 
 from videobench.config import ConfigError
 from videobench.datasets.preparation.files import printable, write_lines
-from videobench.datasets.preparation.pool import Lost, run_jobs
+from videobench.datasets.preparation.jobs import Lost, run_jobs
 from videobench.datasets.preparation.verify import PUBLISHED, Check, check_file
 from videobench.datasets.workers import usable_cores
 
@@ -24,11 +27,20 @@ class Row(NamedTuple):
         file: what it is about, relative to the plan's root: a video, an image, or a folder of frames.
         line: the line as it will be written.
         frames: number of frames in a folder.
+        name: what to call it when it is left out; else its file.
     """
 
     file: str
     line: str
     frames: int = 0
+    name: str = ""
+
+
+# Keys that say where the lists and the files are, where they are not those of DATA.
+_FOLDER_KEYS = {
+    "epickitchens": ("EPICKITCHENS.ANNOTATIONS_DIR", "EPICKITCHENS.VISUAL_DATA_DIR"),
+    "imagenet": ("DATA.PATH_TO_PRELOAD_IMDB", "DATA.PATH_PREFIX"),
+}
 
 
 @dataclass
@@ -38,6 +50,8 @@ class Plan:
     Attributes:
         root: folder of the videos or frames.
         lists: name of a list file -> its rows, in their final order.
+        dataset: which reader takes the lists, a name for TRAIN.DATASET.
+        keys: what else that reader has to be told, apart from where lists, files and names are.
         left_out: name of a list file -> (what is annotated, why it is in no list).
         classes: name of a file of class names -> the names by number.
         notes: what users should know.
@@ -48,12 +62,31 @@ class Plan:
 
     root: Path
     lists: dict[str, list[Row]]
+    dataset: str
+    keys: dict[str, Any] = field(default_factory=dict)
     left_out: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     classes: dict[str, Sequence[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     template: str = ""
     published: dict[str, str] = field(default_factory=dict)
     layout: Callable[[list[str]], list[str]] = list
+
+    def configuration(self, out: Path) -> list[str]:
+        """Lines of a YAML file with which a recipe reads these lists when they lie in ``out``."""
+        lists, files = _FOLDER_KEYS.get(self.dataset, ("DATA.PATH_TO_DATA_DIR", "DATA.PATH_PREFIX"))
+        keys = {"TRAIN.DATASET": self.dataset, "TEST.DATASET": self.dataset}
+        keys |= {lists: os.path.abspath(out), files: os.path.abspath(self.root), **self.keys}
+        names = [os.path.abspath(out / name) for name in self.classes]
+        if len(names) == 1:
+            (classes,) = self.classes.values()
+            keys |= {"DATA.CLASS_NAMES": names[0], "MODEL.NUM_CLASSES": len(classes)}
+        elif names:
+            keys["DATA.CLASS_NAMES"] = names
+        sections: dict[str, dict[str, Any]] = {}
+        for key, value in keys.items():
+            section, name = key.split(".")
+            sections.setdefault(section, {})[name] = value
+        return yaml.safe_dump(sections, sort_keys=False, allow_unicode=True, width=10_000).splitlines()
 
 
 @dataclass(frozen=True)
@@ -98,7 +131,10 @@ def make_lists(
     patience: float = 300.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> MadeLists:
-    """Write the lists of a plan into ``out``, the class names, and NAME.left_out.txt (``what TAB cause``) beside each.
+    """Write the lists of a plan into ``out``, and beside them what belongs to them.
+
+    That is NAME.left_out.txt (``what TAB cause``) for each, the class names, and data.yaml, the keys that say where all
+    this is: given behind a recipe, it makes that read these lists.
 
     Args:
         plan: see `Plan`.
@@ -132,8 +168,10 @@ def make_lists(
     left_out, lists, contents, notes = {}, {}, {}, list(plan.notes)
     for name, listed in plan.lists.items():
         sound = [row for row in listed if not faulty.get(row.file)]
-        causes = {row.file: faulty[row.file] for row in listed if faulty.get(row.file)}
-        left_out[name] = [*plan.left_out.get(name, []), *causes.items()]
+        left_out[name] = list(plan.left_out.get(name, []))
+        for row in listed:
+            if cause := faulty.get(row.file):
+                left_out[name].append((row.name, f"{row.file}: {cause}") if row.name else (row.file, cause))
         lists[name] = len(sound)
         contents[name] = plan.layout([row.line.replace(FRAMES, str(counted.get(row.file, 0))) for row in sound])
         contents[f"{Path(name).stem}.left_out.txt"] = [f"{what}\t{cause}" for what, cause in left_out[name]]
@@ -142,6 +180,7 @@ def make_lists(
     # With their numbers, because a name such as "take 2" would otherwise be read as a name and its number.
     for name, classes in plan.classes.items():
         contents[name] = [f"{label}\t{number}" for number, label in enumerate(classes)]
+    contents["data.yaml"] = plan.configuration(out)
     _check_free(out, contents, overwrite)
     written = [write_lines(out / name, lines) for name, lines in contents.items()]
     return MadeLists(lists, left_out, notes, written)

@@ -1,8 +1,8 @@
-"""A whole list encoded anew for training: names, space, what is done already, and a new list."""
+"""A whole list of videos or frame folders made smaller: names, space, what is done already, and a new list."""
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,14 @@ from videobench.datasets.preparation.encoding import Encoded, Encoding, Job, enc
 from videobench.datasets.preparation.files import (
     VIDEO_SUFFIXES,
     Entry,
+    check_files_listed,
     find_files,
     printable,
     read_entries,
     write_lines,
 )
-from videobench.datasets.preparation.pool import Lost, run_jobs
+from videobench.datasets.preparation.frame_folders import FrameEncoding, FrameJob, find_frame_folders, shrink, size_of
+from videobench.datasets.preparation.jobs import Lost, run_jobs
 from videobench.datasets.workers import usable_cores
 
 # So many files, spread over the list, are encoded first to measure the space that all need.
@@ -29,7 +31,7 @@ class Resized:
     """What became of a list.
 
     Attributes:
-        files: different files in it.
+        files: different videos or folders in it.
         failures: (name as listed, cause), in the order of the list.
         bytes_in: size of the originals that were encoded.
         bytes_out: size of what came out.
@@ -45,7 +47,7 @@ class Resized:
     def __str__(self) -> str:
         lines = [f"{printable(name)}: {cause}" for name, cause in self.failures]
         lines.append(
-            f"{self.files - len(self.failures)} of {self.files} files are encoded: "
+            f"{self.files - len(self.failures)} of {self.files} are done: "
             f"{_size(self.bytes_in)} became {_size(self.bytes_out)}"
         )
         return "\n".join([*lines, *(f"wrote {path}" for path in self.written)])
@@ -54,7 +56,7 @@ class Resized:
 def resize(
     source: Path,
     out: Path,
-    encoding: Encoding,
+    encoding: Encoding | FrameEncoding,
     *,
     prefix: str = "",
     separator: str = " ",
@@ -63,16 +65,17 @@ def resize(
     say: Callable[[str], None] = print,
     progress: Callable[[int, int], None] | None = None,
 ) -> Resized:
-    """Encode every video of a list, or below a folder, into ``out``.
+    """Make every video or frame folder of a list, or below a folder, smaller, into ``out``.
 
-    Frames, their number and their time stamps stay what they are (see `encode`); sound is left out. Names stay the same
-    but for the suffix, .mp4. A file that an earlier run has finished with the same settings is not encoded again.
-    Afterwards ``out`` holds a list of the same name without the failed ones, and NAME.failed.txt (``name TAB cause``).
+    Frames, their number and their time stamps stay what they are (see `encode` and `shrink`); sound is left out. Names
+    stay the same but for the suffix of videos, .mp4. What an earlier run has finished with the same settings is not
+    done again. Afterwards ``out`` holds a list of the same name without the failed ones, and NAME.failed.txt (``name
+    TAB cause``).
 
     Args:
-        source: a list (``path label`` lines, or paths only), or a folder.
+        source: a list (``path label`` lines, or paths only; ``folder frames label`` for frame folders), or a folder.
         out: where the videos and the list go; not where the originals lie.
-        encoding: how to encode.
+        encoding: how to encode videos, or, a `FrameEncoding`, that frame folders are meant.
         prefix: folder put in front of every path of a list.
         separator: between path and label.
         workers: processes, each with one encoder thread; None means one per core.
@@ -84,12 +87,18 @@ def resize(
         ConfigError: before anything is encoded, for a list that cannot be read, targets that would be originals or each
             other; after the first files, when the rest does not fit on the disk.
     """
-    entries, prefix = _entries(source, prefix, separator)
-    if encoding.short_side < 2 or encoding.gop < 1:
-        raise ConfigError("--short-side is at least 2, --gop at least 1")
-    targets = _targets(entries, out)
+    frames = isinstance(encoding, FrameEncoding)
+    if encoding.short_side < 2 or (encoding.quality if frames else encoding.gop) < 1:
+        raise ConfigError("--short-side is at least 2, --gop and --quality at least 1")
+    entries, prefix = _entries(source, prefix, separator, frames)
+    targets = _targets(entries, out, "" if frames else ".mp4")
     names = list(targets)
-    jobs = [Job(os.path.join(prefix, name), os.fspath(out / targets[name]), encoding) for name in names]
+    places = [(os.path.join(prefix, name), os.fspath(out / targets[name]), encoding) for name in names]
+    if frames:
+        counts = {entry.name: int(entry.rest.split(separator)[-2]) for entry in entries if entry.rest}
+        work, jobs = shrink, [FrameJob(*place, counts.get(name, 0)) for place, name in zip(places, names, strict=True)]
+    else:
+        work, jobs = encode, [Job(*place) for place in places]
     _check_apart(jobs)
     out.mkdir(parents=True, exist_ok=True)
     spread = sorted({i * len(jobs) // _MEASURED_ON for i in range(_MEASURED_ON)} if len(jobs) > _MEASURED_ON else ())
@@ -99,7 +108,7 @@ def resize(
         if part is rest:
             _check_space([results[i] for i in spread], [jobs[i] for i in rest], out, say)
         todo = [jobs[i] for i in part]
-        for number, result in run_jobs(encode, todo, workers=workers or usable_cores(), patience=patience):
+        for number, result in run_jobs(work, todo, workers=workers or usable_cores(), patience=patience):
             result = Encoded(cause=result.cause) if isinstance(result, Lost) else result
             if result.fatal:
                 raise ConfigError(f"{result.cause}; what is done stays, and the same command goes on from there")
@@ -117,14 +126,26 @@ def resize(
     return Resized(len(jobs), failures, sum(r.bytes_in for r in done), sum(r.bytes_out for r in done), written)
 
 
-def _entries(source: Path, prefix: str, separator: str) -> tuple[list[Entry], str]:
-    if not source.is_dir():
-        return read_entries(source, separator), prefix
-    return [Entry(name, "") for name in find_files(source, VIDEO_SUFFIXES)], os.fspath(source)
+def _entries(source: Path, prefix: str, separator: str, frames: bool) -> tuple[list[Entry], str]:
+    if source.is_dir():
+        names = find_frame_folders(source) if frames else list(find_files(source, VIDEO_SUFFIXES))
+        if not names:
+            raise ConfigError(
+                f"{source}: no folders of pictures in this folder; videos are encoded without --frames"
+                if frames
+                else f"{source}: no video files in this folder; folders of frames are made smaller with --frames"
+            )
+        return [Entry(name, "") for name in names], os.fspath(source)
+    entries = read_entries(source, separator, fields=2 if frames else 1)
+    if frames and not entries[0].rest:
+        raise ConfigError(f"{source}: lines of a list of frame folders are 'folder{separator}frames{separator}label'")
+    if not frames:
+        check_files_listed(source, entries, prefix, "--frames")
+    return entries, prefix
 
 
-def _targets(entries: list[Entry], out: Path) -> dict[str, str]:
-    """The new name of every listed one, relative to ``out``."""
+def _targets(entries: list[Entry], out: Path, suffix: str) -> dict[str, str]:
+    """The new name of every listed one, relative to ``out``; with ``suffix``, if any, in the place of its own."""
     names = list(dict.fromkeys(entry.name for entry in entries))
     absolute = [name for name in names if os.path.isabs(name)]
     root = os.path.commonpath([os.path.dirname(name) for name in absolute]) if absolute else ""
@@ -134,21 +155,26 @@ def _targets(entries: list[Entry], out: Path) -> dict[str, str]:
         inner = os.path.normpath(os.path.relpath(name, root) if os.path.isabs(name) else name)
         if inner.startswith(".."):
             raise ConfigError(f"{printable(name)}: leads out of its folder, so there is no place for it in {out}")
-        target = os.path.splitext(inner)[0] + ".mp4"
+        target = os.path.splitext(inner)[0] + suffix if suffix else inner
         if target in taken:
             raise ConfigError(f"{printable(name)} and {printable(taken[target])} would both become {target}")
         targets[name], taken[target] = target, name
+    for target, name in taken.items():
+        if above := next((str(place) for place in Path(target).parents if str(place) in taken), None):
+            raise ConfigError(f"{printable(name)} lies in {printable(taken[above])}; frames want a folder per video")
     return targets
 
 
-def _check_apart(jobs: list[Job]) -> None:
+def _check_apart(jobs: Sequence[Job | FrameJob]) -> None:
     originals = {os.path.realpath(job.source) for job in jobs}
     for job in jobs:
         if os.path.realpath(job.target) in originals:
             raise ConfigError(f"{printable(job.target)} is an original; choose another folder with --out")
 
 
-def _check_space(measured: list[Encoded], rest: list[Job], out: Path, say: Callable[[str], None]) -> None:
+def _check_space(
+    measured: list[Encoded], rest: Sequence[Job | FrameJob], out: Path, say: Callable[[str], None]
+) -> None:
     """Say how much space the rest needs, and stop when there is less."""
     done = [result for result in measured if not result.cause]
     sizes = list(_sizes(job.source for job in rest if not os.path.exists(job.target)))
@@ -157,18 +183,19 @@ def _check_space(measured: list[Encoded], rest: list[Job], out: Path, say: Calla
         need, how = sum(sizes), "if they stay as large as they are"
     else:
         need = round(sum(sizes) * sum(r.bytes_out for r in done) / sum(r.bytes_in for r in done))
-        how = f"measured on {len(done)} files"
-    say(f"{len(sizes)} files to encode need about {_size(need)} ({how}); {_size(free)} are free in {out}")
+        how = f"measured on {len(done)} of them"
+    what = "folders to make smaller" if isinstance(rest[0], FrameJob) else "files to encode"
+    say(f"{len(sizes)} {what} need about {_size(need)} ({how}); {_size(free)} are free in {out}")
     if need * _MARGIN > free:
-        raise ConfigError(f"{out}: not enough space; free some, or encode smaller (--crf, --short-side)")
+        raise ConfigError(f"{out}: not enough space; free some, or make them smaller (--short-side, --crf, --quality)")
 
 
 def _sizes(paths: Iterator[str]) -> Iterator[int]:
     for path in paths:
         try:
-            yield os.stat(path).st_size
+            yield size_of(path)
         except (OSError, ValueError):
-            pass  # encode() names the cause
+            pass  # the work names the cause
 
 
 def _size(count: float) -> str:

@@ -19,26 +19,40 @@ from videobench.datasets.preparation.files import (
     VIDEO_SUFFIXES,
     Entry,
     Journal,
+    check_files_listed,
     find_files,
     printable,
     read_entries,
     write_lines,
 )
-from videobench.datasets.preparation.pool import run_jobs
+from videobench.datasets.preparation.jobs import run_jobs
 from videobench.datasets.workers import usable_cores
 
-# Videos (EPIC: segments, ImageNet: images) in the published lists.
+# Videos (EPIC: actions, ImageNet: pictures) in the published lists. Every copy of Kinetics is another one, because
+# videos disappear: the official tables of validation name 19,906 (Kinetics-400) and 30,000 (Kinetics-600) videos, and
+# lists to train on are not published.
 PUBLISHED = {
-    "k400-val": 19_787,  # UniFormer's and MorphMLP's val.csv
-    "k600-val": 28_736,  # UniFormer's val.csv
+    # The lists that UniFormer and MorphMLP publish; those of Something-Something have all official rows.
+    "k400-val": 19_787,
+    "k600-val": 28_736,
     "ssv1-train": 86_017,
     "ssv1-val": 11_522,
     "ssv2-train": 168_913,
     "ssv2-val": 24_777,
+    # The rows of the official tables (github.com/epic-kitchens/epic-kitchens-100-annotations; Damen et al., Rescaling
+    # Egocentric Vision, 2022).
     "epic100-train": 67_217,
     "epic100-val": 9_668,
+    "epic100-test": 13_092,
+    # Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, 2015.
     "imagenet-train": 1_281_167,
     "imagenet-val": 50_000,
+    # trainlist01.txt and testlist01.txt of UCF101; 70 and 30 videos of each of the 51 classes in any split of HMDB51
+    # (Kuehne et al., HMDB: A Large Video Database for Human Motion Recognition, 2011).
+    "ucf101-train": 9_537,
+    "ucf101-val": 3_783,
+    "hmdb51-train": 3_570,
+    "hmdb51-val": 1_530,
 }
 _SHOWN_FAULTS = 50
 
@@ -232,7 +246,8 @@ def _check_frames(check: Check, beat: Callable[[], None]) -> int:
     if not os.path.isdir(check.path):
         raise VideoError(check.path, "no such folder")
     names = [check.template.format(number) for number in range(1, check.frames + 1)]
-    missing = [name for name in names if not os.path.exists(os.path.join(check.path, name))]
+    there = set(os.listdir(check.path))
+    missing = [name for name in names if name not in there]
     if missing:
         raise VideoError(check.path, f"{len(missing)} of {check.frames} frames are missing, the first is {missing[0]}")
     for name in names if check.full else ():
@@ -267,10 +282,14 @@ def _entries(source: Path, prefix: str, separator: str, template: str) -> tuple[
             raise ConfigError(
                 f"{source}: lines of a list of frame folders are 'folder{separator}frames{separator}label'"
             )
+        if not template:
+            check_files_listed(source, entries, prefix, "--template")
         return entries, prefix
     entries = [Entry(name, "") for name in find_files(source, VIDEO_SUFFIXES)]
     if not entries:
-        raise ConfigError(f"{source}: no video files in this folder")
+        raise ConfigError(
+            f"{source}: no video files in this folder; folders of frames are checked by their list and --template"
+        )
     return entries, os.fspath(source)
 
 
