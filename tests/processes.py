@@ -2,9 +2,11 @@
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 
 from videobench.engine.run import run
@@ -15,23 +17,49 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["videobench.engine.run", "videobench.engine.trainer", "torch._dynamo", "timm.utils"])
 
 
-def _work(words: list, environment: Mapping[str, str]) -> None:
+#: A signal that a process sends itself, and after how many of its training steps.
+Interruption = tuple[signal.Signals, int]
+
+
+def _work(words: list, environment: Mapping[str, str], interruption: Interruption | None) -> None:
     os.environ.update(environment, OMP_NUM_THREADS="1")
+    if interruption:
+        _interrupt_itself(*interruption)
     sys.exit(run([RECIPE], words, ""))
 
 
-def start(words: list, environment: Mapping[str, str] | None = None) -> multiprocessing.Process:
+def _interrupt_itself(number: signal.Signals, steps: int) -> None:
+    from videobench.engine import trainer
+
+    report, done = trainer.report_progress, count(1)
+
+    def report_and_signal(text: str) -> None:
+        report(text)
+        if next(done) == steps:
+            os.kill(os.getpid(), number)
+
+    trainer.report_progress = report_and_signal
+
+
+def start(
+    words: list, environment: Mapping[str, str] | None = None, interruption: Interruption | None = None
+) -> multiprocessing.Process:
     """A process that trains the demo recipe with these overrides."""
-    process = _CONTEXT.Process(target=_work, args=(words, environment or {}))
+    process = _CONTEXT.Process(target=_work, args=(words, environment or {}, interruption))
     process.start()
     return process
 
 
-def start_two(words: list, *, local: int = 2) -> list[multiprocessing.Process]:
+def start_two(
+    words: list, *, local: int = 2, second_interrupted: Interruption | None = None
+) -> list[multiprocessing.Process]:
     """Two ranks as torchrun would start them: ``local`` of them on every machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     common = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": local, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     places = ({"RANK": i, "LOCAL_RANK": i % local, "GROUP_RANK": i // local} for i in range(2))
-    return [start(words, {k: str(v) for k, v in (common | place).items()}) for place in places]
+    return [
+        start(words, {k: str(v) for k, v in (common | place).items()}, second_interrupted if place["RANK"] else None)
+        for place in places
+    ]

@@ -49,6 +49,14 @@ def test_a_sound_configuration_passes(valid):
         (["DATA.FLIP_LABEL_PAIRS", [[0, 1], [1, 2]]], "each class once"),
         (["DATA.FLIP_LABEL_PAIRS", [[0, 400]]], "classes are 0 to 399"),
         (["DATA.STD", [0.1, 0.1, 0.0]], "above 0"),
+        (["TRAIN.SHARD", True, "MODEL.MODEL_NAME", "MoViNet"], "TRAIN.SHARD cannot split the single numbers"),
+        (["TRAIN.SHARD", True, "TRAIN.PRECISION", "fp16", "NUM_GPUS", 1], "no gradient scaler for TRAIN.PRECISION"),
+        (["TRAIN.SHARD", True, "TRAIN.MICRO_BATCH", "auto"], "TRAIN.MICRO_BATCH auto .* use a number of clips"),
+        (["TRAIN.SHARD", True, "TRAIN.CHANNELS_LAST", True], "set TRAIN.CHANNELS_LAST False"),
+        (
+            ["TRAIN.SHARD", True, "TRAIN.EMA", True, "TRAIN.EMA_DEVICE", "cpu"],
+            "TRAIN.EMA_DEVICE cpu: .* leave it empty",
+        ),
     ],
 )
 def test_what_cannot_run_is_said_before_work_starts(valid, overrides, message):

@@ -41,7 +41,7 @@ def two_shards(overrides: dict) -> list[subprocess.CompletedProcess]:
 
 
 def _finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=600)
     return process.returncode, out, err
 
 
@@ -98,11 +98,11 @@ def test_single_node_scripts_run(tiny, tmp_path):
     environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     more = words(options(tiny, SOLVER__MAX_EPOCH=1))
     command = ["bash", "slurm_scripts/run_single_node_job.sh", RECIPE, str(tmp_path / "job"), *more]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     checkpoint = epoch_path(tmp_path / "job", 1)
     command = ["bash", "slurm_scripts/test.sh", RECIPE, str(checkpoint), *more, "OUTPUT_DIR", str(tmp_path / "test")]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     results = [json.loads((tmp_path / name / "test_results.json").read_text()) for name in ("job", "test")]
     assert results[0]["top1"] == results[1]["top1"]

@@ -6,10 +6,15 @@ import re
 import socket
 import subprocess
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
+from torch.distributed import HashStore
+
+from videobench.distributed.watch import JoinError, call_roll
 
 SCRIPT = str(Path(__file__).with_name("rank_scenarios.py"))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -21,7 +26,7 @@ def start(scenario: str, *words, command=(sys.executable,)) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=150)
+    out, err = process.communicate(timeout=600)
     return process.returncode, out, err
 
 
@@ -75,12 +80,10 @@ def test_a_mistake_in_the_input_is_one_message_and_its_own_status():
 
 @pytest.mark.parametrize(("scenario", "rank"), [("killed", 1), ("first_killed", 0)])
 def test_a_killed_rank_is_named_and_ends_all(scenario, rank):
-    started = time.monotonic()
     code, _, err = finish(start(scenario, "NUM_CPU_RANKS", 2))
     assert code == 1
     assert f"rank {rank} on {socket.gethostname()} was killed by SIGKILL" in err
     assert "Traceback" not in err
-    assert time.monotonic() - started < 100
 
 
 def test_a_killed_rank_of_another_machine_is_named():
@@ -102,23 +105,51 @@ def test_a_rank_that_stops_answering_is_named():
 
 
 def test_a_rank_that_hangs_is_named_with_its_step():
-    code, _, err = finish(start("hang", "NUM_CPU_RANKS", 2, "DIST.TIMEOUT", 4))
+    code, _, err = finish(start("hang", "NUM_CPU_RANKS", 2))
     assert code == 1
     assert "no rank got any further in 4 s (DIST.TIMEOUT); the hindmost: rank 1 on" in err
     assert "at epoch 2, step 5" in err
 
 
-def test_a_rank_that_never_joins_is_named():
-    words = ["--init_method", meeting_point(), "NUM_SHARDS", 3, "DIST.TIMEOUT", 5, "SHARD_ID"]
-    for code, _, err in map(finish, [start("add", *words, shard) for shard in (0, 2)]):
-        assert code == 1
-        assert err == "error: rank 1 (machine 2) did not join within 5 s (DIST.TIMEOUT); 3 ranks were expected\n"
+def test_a_rank_that_never_joins_is_named_by_all_that_did():
+    store, machines = HashStore(), {rank: f"machine {rank + 1}" for rank in range(3)}
+    with ThreadPoolExecutor(1) as second:
+        waiting = second.submit(call_roll, store, 2, 3, 600.0, machines)
+        store.wait(["here/2"], timedelta(seconds=600))
+        calls = [lambda: call_roll(store, 0, 3, 0.1, machines), waiting.result]
+        for call, seconds in zip(calls, ("0", "600"), strict=True):
+            expected = (
+                rf"^rank 1 \(machine 2\) did not join within {seconds} s \(DIST.TIMEOUT\); 3 ranks were expected$"
+            )
+            with pytest.raises(JoinError, match=expected):
+                call()
+
+
+def test_a_rank_that_joins_late_is_waited_for():
+    store, machines = HashStore(), {0: "first", 1: "second"}
+    with ThreadPoolExecutor(1) as first:
+        waiting = first.submit(call_roll, store, 0, 2, 600.0, machines)
+        store.wait(["here/0"], timedelta(seconds=600))
+        assert call_roll(store, 1, 2, 600.0, machines) == waiting.result() == [socket.gethostname()] * 2
 
 
 def test_two_machines_with_the_same_number_are_told():
-    words = ["--init_method", meeting_point(), "NUM_SHARDS", 2, "DIST.TIMEOUT", 6, "SHARD_ID"]
-    errors = [err for _, _, err in map(finish, [start("add", *words, shard) for shard in (0, 0)])]
-    assert any("two processes are rank 0" in err or "cannot listen at" in err for err in errors)
+    store = HashStore()
+    for rank in (1, 0):
+        store.add(f"claims/{rank}", 1)
+        store.set(f"here/{rank}", "the other machine")
+    with pytest.raises(JoinError, match=r"two processes are rank 1, on the other machine and on .*own --shard_id"):
+        call_roll(store, 1, 2, 600.0, {})
+
+
+def test_the_place_to_meet_is_taken():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        point = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        code, _, err = finish(start("add", "--init_method", point, "NUM_SHARDS", 2))
+    assert code == 1
+    assert f"rank 0 on {socket.gethostname()} cannot listen at {point}" in err
 
 
 def test_a_first_rank_that_cannot_be_reached_is_told():
@@ -144,10 +175,21 @@ def test_torchrun_starts_the_ranks_and_restarts_them():
     assert "the first attempt" in err
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, 3])
 def test_several_ranks_train_like_one_batch_norms_included(ranks):
     code, out, err = finish(start("same_as_one", "NUM_CPU_RANKS", ranks))
     assert code == 0, err
     differences = json.loads(out.splitlines()[-1])
     assert len(differences) == 5
     assert max(differences.values()) < 1e-10, differences
+
+
+@pytest.mark.skipif(not hasattr(torch.cpu.Stream, "record_event"), reason="this PyTorch splits weights on GPUs only")
+def test_split_weights_train_like_whole_ones_and_leave_the_same_checkpoints(tmp_path):
+    """In pieces with clipping, average and recomputed activations; each goes on from the other's checkpoint."""
+    code, out, err = finish(start("sharded_like_replicated", "NUM_CPU_RANKS", 2, "OUTPUT_DIR", tmp_path))
+    assert code == 0, err
+    for name, differences in json.loads(out.splitlines()[-1]).items():
+        assert differences.pop("kept") == 0, name
+        assert differences.pop("learned") > 1e-5, name
+        assert max(differences.values()) < 1e-10, (name, differences)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,22 +33,26 @@ def slurm():
     if done.returncode:
         pytest.skip(f"Slurm cannot be started here: {done.stderr.strip().splitlines()[-1]}")
     path = f"{state}/bin:{os.environ['PATH']}"
-    yield {
-        **os.environ,
-        "SLURM_CONF": f"{state}/etc/slurm.conf",
-        "PATH": path,
-        "PYTHON": sys.executable,
-        "OMP_NUM_THREADS": "1",
-    }
+    environment = {"SLURM_CONF": f"{state}/etc/slurm.conf", "PATH": path, "PYTHON": sys.executable}
+    environment = {**os.environ, **environment, "OMP_NUM_THREADS": "1"}
+    yield environment
+    print("\n" + "\n".join(transcript(environment)))
     subprocess.run([start.with_name("stop")], env=settings, capture_output=True, timeout=120)
     shutil.rmtree(state, ignore_errors=True)
 
 
 def slurm_says(environment: dict, *command) -> str:
     line = list(map(str, command))
-    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def transcript(environment: dict) -> Iterator[str]:
+    """A line per job: what became of it."""
+    shown = ("JobId", "JobName", "JobState", "Restarts", "ExitCode", "Partition", "NodeList", "StartTime", "EndTime")
+    for line in slurm_says(environment, "scontrol", "show", "jobs", "--oneliner").splitlines():
+        yield " ".join(word for word in line.split() if word.split("=")[0] in shown)
 
 
 def state_of(environment: dict, job: str) -> dict[str, str]:
@@ -55,7 +60,7 @@ def state_of(environment: dict, job: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in text.split() if "=" in word)
 
 
-def wait_until(condition, what: str, seconds: float = 240.0):
+def wait_until(condition, what: str, seconds: float = 900.0):
     until = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < until, f"{what} did not happen within {seconds:.0f} s"

@@ -1,7 +1,6 @@
 """A run that is killed or stopped at any instant goes on bit for bit: real processes, real signals."""
 
 import math
-import os
 import re
 import signal
 import subprocess
@@ -25,6 +24,7 @@ EVERYTHING = [
     *("AUG.ENABLE", True, "AUG.AA_TYPE", "rand-m5-n2-mstd0.5-inc1", "AUG.RE_PROB", 0.5, "TENSORBOARD.ENABLE", False),
     *("MIXUP.ENABLE", True, "MODEL.LOSS_FUNC", "soft_cross_entropy", "TRAIN.EVAL_PERIOD", 3),
 ]
+PATIENCE = 600
 STEP = re.compile(r'"_type": "train_iter"')
 
 
@@ -38,15 +38,15 @@ def words(tiny, demo_data, tmp_path_factory) -> list:
     return [*tiny, *EVERYTHING, "DATA.PATH_TO_DATA_DIR", str(folder), "TRAIN.BATCH_SIZE", 4]
 
 
-def begin(words, output, *more):
+def begin(words, output, *more, interruption=None):
     """A process that trains."""
-    return start([*words, *more, "OUTPUT_DIR", str(output)])
+    return start([*words, *more, "OUTPUT_DIR", str(output)], interruption=interruption)
 
 
-def finish(words, output, *more) -> int:
+def finish(words, output, *more, interruption=None) -> int:
     """Train to the end; the exit status."""
-    process = begin(words, output, *more)
-    process.join(300)
+    process = begin(words, output, *more, interruption=interruption)
+    process.join(PATIENCE)
     return process.exitcode
 
 
@@ -55,14 +55,16 @@ def steps_logged(output: Path) -> int:
     return len(STEP.findall(log.read_text())) if log.exists() else 0
 
 
-def send_after(process, output: Path, steps: int, number: signal.Signals) -> int:
-    """Send a signal once the process has logged so many more steps; its exit status."""
-    wanted = steps_logged(output) + steps
-    until = time.monotonic() + 200
-    while steps_logged(output) < wanted and process.is_alive() and time.monotonic() < until:
+def kill_after(process, output: Path, files: int, pause: float) -> int:
+    """Kill a process some time after its newest checkpoint has changed so often; its exit status."""
+    newest, until = checkpoints(output)[-1:], time.monotonic() + PATIENCE
+    while files and process.is_alive() and time.monotonic() < until:
         time.sleep(0.002)
-    os.kill(process.pid, number)
-    process.join(200)
+        if (found := checkpoints(output)[-1:]) != newest:
+            newest, files = found, files - 1
+    time.sleep(pause)
+    process.kill()
+    process.join(PATIENCE)
     return process.exitcode
 
 
@@ -100,10 +102,12 @@ def uninterrupted(words, tmp_path_factory):
 
 
 def test_a_run_killed_again_and_again_ends_with_the_same_weights(words, uninterrupted, tmp_path):
-    """SIGKILL at three random points, each time after at least one more step."""
+    """SIGKILL at three random points, each time with more steps behind it than before."""
     rng = np.random.default_rng()
-    for _ in range(3):
-        assert send_after(begin(words, tmp_path), tmp_path, int(rng.integers(1, 4)), signal.SIGKILL) == -signal.SIGKILL
+    for files in (2, 1, 2):
+        status = kill_after(begin(words, tmp_path), tmp_path, files, pause=rng.uniform(0, 0.3))
+        # Done where this process waited so long for the processor that the other one reached its end.
+        assert status in (-signal.SIGKILL, DONE)
     # As if the disk had lost the end of the newest file.
     newest = checkpoints(tmp_path)[-1]
     newest.write_bytes(newest.read_bytes()[: int(rng.integers(newest.stat().st_size))])
@@ -117,7 +121,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_weights(words, uninterr
 def test_a_run_asked_to_stop_saves_and_goes_on(words, uninterrupted, tmp_path):
     """SIGTERM, then SIGUSR1, without other checkpoints within epochs than those they ask for."""
     for number, steps in ((signal.SIGTERM, 2), (signal.SIGUSR1, 3)):
-        assert send_after(begin(words, tmp_path, "TRAIN.CHECKPOINT_STEPS", 0), tmp_path, steps, number) == STOPPED
+        assert finish(words, tmp_path, "TRAIN.CHECKPOINT_STEPS", 0, interruption=(number, steps)) == STOPPED
         assert f"stopped by {number.name}: saved" in (tmp_path / "stdout.log").read_text()
         # Every step that was done is in it: none is done twice.
         done, last = steps_logged(tmp_path), checkpoints(tmp_path)[-1]
@@ -142,13 +146,14 @@ def test_checkpoints_within_epochs_go_when_they_are_superseded(uninterrupted):
 def test_all_ranks_stop_at_the_same_step(words, tmp_path):
     """One of two ranks is asked to stop."""
     several = [*words, "DATA_LOADER.NUM_WORKERS", 0, "TRAIN.CHECKPOINT_STEPS", 0, "SOLVER.MAX_EPOCH", 2]
-    whole, cut = (start_two([*several, "OUTPUT_DIR", str(tmp_path / name)]) for name in ("whole", "cut"))
-    assert send_after(cut[1], tmp_path / "cut", 2, signal.SIGTERM) == STOPPED
-    cut[0].join(200)
-    assert cut[0].exitcode == STOPPED
+    whole = start_two([*several, "OUTPUT_DIR", str(tmp_path / "whole")])
+    cut = start_two([*several, "OUTPUT_DIR", str(tmp_path / "cut")], second_interrupted=(signal.SIGTERM, 2))
+    for process in cut:
+        process.join(PATIENCE)
+        assert process.exitcode == STOPPED
     assert checkpoints(tmp_path / "cut")
     for process in [*whole, *start_two([*several, "OUTPUT_DIR", str(tmp_path / "cut")])]:
-        process.join(200)
+        process.join(PATIENCE)
         assert process.exitcode == DONE
     assert steps_logged(tmp_path / "cut") == 6
     assert_same_run(tmp_path / "whole", tmp_path / "cut", epochs=2)
@@ -157,13 +162,14 @@ def test_all_ranks_stop_at_the_same_step(words, tmp_path):
 SECOND_SIGNAL = """
 import os, signal, time
 from videobench.engine import stopping
+stopping.SAME_REQUEST = 600
 with stopping.StopRequest() as stop:
     assert not stop.agreed()
     os.kill(os.getpid(), signal.SIGUSR1)
     os.kill(os.getpid(), signal.SIGTERM)   # the scheduler and the launcher both tell it
     assert stop.agreed()
     assert stop.name == "SIGUSR1"
-    time.sleep(stopping.SAME_REQUEST + 0.2)
+    stopping.SAME_REQUEST = 0
     print("still here", flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
@@ -171,8 +177,6 @@ with stopping.StopRequest() as stop:
 
 
 def test_a_second_signal_ends_the_process_at_once():
-    started = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", SECOND_SIGNAL], capture_output=True, text=True, timeout=120)
-    assert done.returncode == -signal.SIGTERM, done.stderr
+    done = subprocess.run([sys.executable, "-c", SECOND_SIGNAL], capture_output=True, text=True, timeout=300)
+    assert done.returncode == -signal.SIGTERM, done.stderr  # it would end by itself with status 0
     assert done.stdout == "still here\n"
-    assert time.monotonic() - started < 50

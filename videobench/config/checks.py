@@ -33,7 +33,7 @@ def local_ranks(cfg: CfgNode) -> int:
 
 def check_config(cfg: CfgNode) -> None:
     """Raise one ConfigError that lists every rule the configuration breaks, with the keys and what to do."""
-    rules = (_counts, _choices, _data_sets, _views, _schedule, _augmentation, _losses, _paths)
+    rules = (_counts, _choices, _sharding, _data_sets, _views, _schedule, _augmentation, _losses, _paths)
     problems = [problem for rule in rules for problem in rule(cfg)]
     if problems:
         raise ConfigError("this configuration cannot run:\n" + "\n".join(f"  - {problem}" for problem in problems))
@@ -129,6 +129,22 @@ def _choices(cfg: CfgNode):
             yield f"{key} fp16 needs a GPU (NUM_GPUS is 0); use bf16 or fp32 on the CPU"
     if cfg.TEST.WEIGHTS == "ema" and cfg.TRAIN.ENABLE and cfg.TEST.ENABLE and not cfg.TRAIN.EMA:
         yield "TEST.WEIGHTS is ema, but this run keeps no average; set TRAIN.EMA True, or TEST.WEIGHTS model"
+
+
+def _sharding(cfg: CfgNode):
+    train = cfg.TRAIN
+    if not (train.ENABLE and train.SHARD):
+        return
+    if cfg.MODEL.MODEL_NAME == "MoViNet":
+        yield "TRAIN.SHARD cannot split the single numbers among MoViNet's parameters, which are few: set it False"
+    if train.PRECISION == "fp16":
+        yield "TRAIN.SHARD has no gradient scaler for TRAIN.PRECISION fp16; use bf16 or fp32"
+    if train.MICRO_BATCH == "auto":
+        yield "TRAIN.MICRO_BATCH auto lets each rank try by itself, which TRAIN.SHARD does not; use a number of clips"
+    if train.CHANNELS_LAST:
+        yield "TRAIN.SHARD splits weights that lie in the plain order; set TRAIN.CHANNELS_LAST False"
+    if train.EMA and train.EMA_DEVICE:
+        yield f"TRAIN.EMA_DEVICE {train.EMA_DEVICE}: with TRAIN.SHARD the average is split too; leave it empty"
 
 
 def _enabled_data_sets(cfg: CfgNode) -> dict[str, str]:

@@ -226,7 +226,7 @@ _C.DATA.PATH_PREFIX = ""
 # Between path and label in a list file.
 _C.DATA.PATH_LABEL_SEPARATOR = " "
 # Class names by number: a file in any form of DATASET.md, a list of such files, or kinetics400, kinetics600
-# (alphabetical), kinetics400_uniformer or kinetics600_uniformer; empty means class numbers only.
+# (alphabetical), kinetics400_uniformer, kinetics600_uniformer or something_something; empty means class numbers only.
 _C.DATA.CLASS_NAMES = ""
 # Several classes per video, in the label field of the list with ";" between them.
 _C.DATA.MULTI_LABEL = False
@@ -332,7 +332,7 @@ _C.MIXUP.LABEL_SMOOTH_VALUE = 0.1
 
 # ---------------------------------------------------------------------------------------------------------------------
 _C.EPICKITCHENS = CfgNode()
-# Folder of the official csv files, and of P01/rgb_frames or P01/videos; empty: PATH_TO_DATA_DIR, PATH_PREFIX of DATA.
+# Folder of the official csv files, and of the frames or videos; empty: PATH_TO_DATA_DIR, PATH_PREFIX of DATA.
 _C.EPICKITCHENS.ANNOTATIONS_DIR = ""
 _C.EPICKITCHENS.VISUAL_DATA_DIR = ""
 # Lists of actions; the name of a pickle stands for the csv file of the same name.
@@ -384,6 +384,9 @@ _C.TRAIN.TF32 = True
 _C.TRAIN.MICRO_BATCH = 0
 # Compile the network with torch.compile: minutes at the start, faster steps after that.
 _C.TRAIN.COMPILE = False
+# Split weights, gradients, optimizer moments and average among the ranks instead of keeping a copy on each (FSDP2): for
+# networks that do not fit into a GPU's memory. Checkpoints are the same.
+_C.TRAIN.SHARD = False
 # Keep clips and convolution weights with the channels innermost (channels_last_3d), in tests too: faster for some
 # networks.
 _C.TRAIN.CHANNELS_LAST = False

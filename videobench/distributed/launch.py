@@ -144,7 +144,7 @@ def _explain(error: Exception, watch: Watch, expected: Mapping[type[Exception], 
     lost_touch = isinstance(error, dist.DistError) or "gloo" in str(error)
     # A rank that ends breaks the others' connections; why it ended is known a little later.
     try:
-        word = watch.ended_by(patience=5.0 * lost_touch)
+        word = watch.ended_by(patience=15.0 * lost_touch)
     except STORE_GONE:
         word = {"rank": 0, "text": RANK_0_GONE, "status": _BROKE_OFF}
     if word:

@@ -35,7 +35,7 @@ class JoinError(RuntimeError):
 
 def speak_for(address: tuple[str, int], prefix: str, rank: int, text: str, status: int) -> None:
     """Tell every rank why a rank ended that cannot say so itself; in vain when the store ended with it."""
-    patience = datetime.timedelta(seconds=2)
+    patience = datetime.timedelta(seconds=8)
     with contextlib.suppress(*STORE_GONE):
         store = dist.TCPStore(*address, is_master=False, timeout=patience, wait_for_workers=False)
         _leave_word(dist.PrefixStore(f"{prefix}/watch", store), rank, text, status)

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-_LOWER = {"bf16": torch.bfloat16, "fp16": torch.float16}
+#: Types below single precision by the names of TRAIN.PRECISION and TEST.PRECISION.
+LOWER = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _CHANNELS_INNERMOST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """A context for forward passes in a precision (TRAIN.PRECISION, TEST.PRECISION); fp32 leaves all as it is."""
-    return torch.autocast(device.type, dtype=_LOWER.get(precision), enabled=precision in _LOWER)
+    return torch.autocast(device.type, dtype=LOWER.get(precision), enabled=precision in LOWER)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ from torch import Tensor
 
 import videobench
 from videobench.config import CfgNode
+from videobench.distributed.group import is_main
+from videobench.distributed.parallel import whole
 from videobench.models.weights import WeightsError, read_checkpoint, write_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -85,7 +87,7 @@ def last_checkpoint(output_dir: str | Path, *, mmap: bool = False) -> tuple[Path
 
 
 class CheckpointWriter:
-    """Writes a run's checkpoints in a thread while training goes on.
+    """Writes a run's checkpoints in a thread while training goes on; every rank has one, and the first rank's writes.
 
     Args:
         output_dir: the folder of the run.
@@ -97,18 +99,22 @@ class CheckpointWriter:
         self.output_dir, self.keep = output_dir, keep
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._running: Future | None = None
-        for left in checkpoint_dir(output_dir).glob(".*.pyth.*.tmp"):
+        for left in checkpoint_dir(output_dir).glob(".*.pyth.*.tmp") if is_main() else ():
             logger.info("removing %s, which a killed run had not finished writing", left)
             left.unlink(missing_ok=True)
 
     def write(self, paths: Sequence[Path], content: dict[str, Any]) -> None:
         """Copy ``content`` now and write it to every path later; waits for the write before.
 
+        A collective call where tensors are sharded: they are put together one by one.
+
         Raises:
             CheckpointError: when the write before failed.
         """
         self.wait()
-        self._running = self._thread.submit(self._write, list(paths), _copy(content))
+        copied = main_memory_copy(content)
+        if is_main():
+            self._running = self._thread.submit(self._write, list(paths), copied)
 
     def wait(self) -> None:
         """Wait until everything is on the disk.
@@ -154,14 +160,18 @@ class CheckpointWriter:
                 path.unlink(missing_ok=True)
 
 
-def _copy(value: Any) -> Any:
-    """The value with its tensors copied to main memory, so that training may go on changing them."""
+def main_memory_copy(value: Any) -> Any:
+    """The value with its tensors copied to main memory, so that training may go on changing them.
+
+    Sharded tensors are put together one by one, a collective call. Only the first rank gets tensors.
+    """
     if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
+        tensor = whole(value.detach())
+        return tensor.to("cpu", copy=True) if is_main() else None
     if isinstance(value, dict):
-        return {key: _copy(entry) for key, entry in value.items()}
+        return {key: main_memory_copy(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(map(_copy, value))
+        return type(value)(map(main_memory_copy, value))
     return value
 
 
@@ -194,7 +204,7 @@ def changed_keys(before: str, cfg: CfgNode) -> list[str]:
 _HARMLESS = (
     *("TEST.", "TENSORBOARD.", "DATA_LOADER.", "OUTPUT_DIR", "LOG_PERIOD", "SHARD_ID", "DATA.PATH", "DATA.CLASS_NAMES"),
     *("TRAIN.ENABLE", "TRAIN.AUTO_RESUME", "TRAIN.EVAL_PERIOD", "TRAIN.CHECKPOINT_", "TRAIN.KEEP_CHECKPOINTS"),
-    "TRAIN.MAX_NONFINITE_STEPS",
+    *("TRAIN.MAX_NONFINITE_STEPS", "TRAIN.SHARD"),
 )
 
 

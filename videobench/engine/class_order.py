@@ -22,7 +22,7 @@ def match_classes(model: VideoModel, report: LoadReport, cfg: CfgNode, *, requir
         WeightsError: when the two lists have to name the same classes and do not.
     """
     published = cfg.MODEL.CHECKPOINT_CLASSES
-    have = report.class_names or (read_class_names(published) if published else [])
+    have = report.class_names.get("", []) or (read_class_names(published) if published else [])
     want = class_names(cfg).get("", [])
     if not have or not want or have == want or report.replaced:
         return

@@ -11,14 +11,17 @@ from typing import Any
 import yaml
 
 from videobench.config import CfgNode, ConfigError
+from videobench.config.checks import local_ranks
 from videobench.engine.checkpoint import last_checkpoint
 from videobench.models.weights import read_checkpoint
 
 logger = logging.getLogger(__name__)
 
 #: Columns of restarts.csv: when (UTC), the Slurm job and how often Slurm restarted it, the checkpoint, finished epochs
-#: and steps of the next one in it, and its age: the time that was lost.
-RESTART_COLUMNS = ("time", "slurm_job", "slurm_restarts", "checkpoint", "epochs", "steps", "lost_seconds")
+#: and steps of the next one in it, its age (the time that was lost), and the ranks and videos per step from now on.
+RESTART_COLUMNS = (
+    *("time", "slurm_job", "slurm_restarts", "checkpoint", "epochs", "steps", "lost_seconds", "ranks", "batch"),
+)
 
 
 def checkpoint_to_continue(cfg: CfgNode, *, mmap: bool = False) -> tuple[Path, dict[str, Any]] | None:
@@ -42,16 +45,16 @@ def checkpoint_to_continue(cfg: CfgNode, *, mmap: bool = False) -> tuple[Path, d
     return None
 
 
-def keep_global_batch(cfg: CfgNode, *, speak: bool = True) -> None:
+def keep_global_batch(cfg: CfgNode) -> None:
     """Keep a run's batch over all machines, and its learning rates, when it goes on with another number of machines.
 
     Where TRAIN.BATCH_SIZE is as before, every machine takes its share of the batch as it was; a TRAIN.BATCH_SIZE that
     was changed counts as it stands. The number of machines that SOLVER.BASE_LR_SCALE_NUM_SHARDS counts stays the first
-    one (SOLVER.BASE_LR_NUM_SHARDS). Ranks per machine share TRAIN.BATCH_SIZE anyhow.
+    one (SOLVER.BASE_LR_NUM_SHARDS). Ranks per machine share TRAIN.BATCH_SIZE anyhow. :func:`batch_kept` says so once
+    the run has a log.
 
     Args:
         cfg: with the number of machines that there are; it is changed.
-        speak: say so in the log; one process does.
 
     Raises:
         ConfigError: when the batch does not divide by the number of machines.
@@ -65,7 +68,7 @@ def keep_global_batch(cfg: CfgNode, *, speak: bool = True) -> None:
     path, before = found[0], _sizes(found[1].get("cfg", ""))
     if before is None:
         return
-    size, shards, counted = before
+    size, shards, counted, _ = before
     batch, asked = size * shards, cfg.TRAIN.BATCH_SIZE
     # What each machine took in the beginning: what the same command asks for after a first change of their number.
     as_before = asked in (size, batch / counted)
@@ -84,34 +87,54 @@ def keep_global_batch(cfg: CfgNode, *, speak: bool = True) -> None:
         cfg.SOLVER.BASE_LR_NUM_SHARDS = counted
     if frozen:
         cfg.freeze()
-    if speak and asked != cfg.TRAIN.BATCH_SIZE:
-        rates = f"; learning rates stay those of {counted}" if cfg.SOLVER.BASE_LR_SCALE_NUM_SHARDS else ""
-        logger.info(
-            "machines: %d, and %d when %s was made; TRAIN.BATCH_SIZE %d becomes %d, so that a batch stays %d videos%s",
-            *(cfg.NUM_SHARDS, shards, path, asked, cfg.TRAIN.BATCH_SIZE, batch, rates),
-        )
 
 
-def _sizes(text: str) -> tuple[int, int, int] | None:
-    """Of the configuration in a checkpoint: videos per machine, machines, and machines that learning rates count."""
+def batch_kept(before: str, cfg: CfgNode) -> str:
+    """What there is to say when a run goes on with another number of ranks and the same batch; empty otherwise.
+
+    Args:
+        before: the configuration text of the checkpoint.
+        cfg: the configuration that goes on, after :func:`keep_global_batch`.
+    """
+    sizes = _sizes(before)
+    if sizes is None:
+        return ""
+    size, shards, counted, ranks = sizes
+    batch = cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS
+    if (shards, ranks) == (cfg.NUM_SHARDS, local_ranks(cfg)) or batch != size * shards:
+        return ""
+    scaled = cfg.SOLVER.BASE_LR_SCALE_NUM_SHARDS
+    return (
+        f"{cfg.NUM_SHARDS} machine(s) with {local_ranks(cfg)} rank(s) go on where {shards} with {ranks} were: a batch "
+        f"stays {batch} videos, TRAIN.BATCH_SIZE is {cfg.TRAIN.BATCH_SIZE} (was {size})"
+        + f"; learning rates stay those of {counted} machine(s)"
+        * scaled
+    )
+
+
+def _sizes(text: str) -> tuple[int, int, int, int] | None:
+    """Of a checkpoint: videos per machine, machines, machines that learning rates count, and ranks per machine."""
     try:
         cfg = yaml.safe_load(text)
         size, shards = cfg["TRAIN"]["BATCH_SIZE"], cfg["NUM_SHARDS"]
-        return size, shards, cfg["SOLVER"].get("BASE_LR_NUM_SHARDS", 0) or shards
+        ranks = cfg["NUM_GPUS"] or cfg.get("NUM_CPU_RANKS", 1)
+        return size, shards, cfg["SOLVER"].get("BASE_LR_NUM_SHARDS", 0) or shards, ranks
     except (yaml.YAMLError, TypeError, KeyError):  # of another code base
         return None
 
 
-def note_restart(output_dir: str | Path, checkpoint: Path, epochs: int, steps: int) -> None:
-    """Add a line to restarts.csv and to the log: from where a run goes on, and what was lost since then."""
+def note_restart(cfg: CfgNode, checkpoint: Path, epochs: int, steps: int) -> None:
+    """Add a line to restarts.csv and to the log: from where a run goes on, what was lost since then, and its ranks."""
+    ranks, batch = cfg.NUM_SHARDS * local_ranks(cfg), cfg.NUM_SHARDS * cfg.TRAIN.BATCH_SIZE
     now, lost = datetime.datetime.now(datetime.timezone.utc), max(0.0, time.time() - checkpoint.stat().st_mtime)
     job, count = (os.environ.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"))
-    path = Path(output_dir) / "restarts.csv"
+    path = Path(cfg.OUTPUT_DIR) / "restarts.csv"
     with path.open("a", newline="") as stream:
         writer = csv.writer(stream)
         if not stream.tell():
             writer.writerow(RESTART_COLUMNS)
-        writer.writerow([now.isoformat(timespec="seconds"), job, count, checkpoint, epochs, steps, round(lost, 1)])
+        when = now.isoformat(timespec="seconds")
+        writer.writerow([when, job, count, checkpoint, epochs, steps, round(lost, 1), ranks, batch])
     under = f" (Slurm job {job}, restart {count or 0})" if job else ""
     logger.info(
         "going on%s with epoch %d, step %d, from %s, which is %.0f s old",

@@ -54,7 +54,7 @@ def run(config_files: Sequence[str], overrides: Sequence[Any], init_method: str,
         cfg = load_config(config_files, overrides, strict=strict)
         place = find_place(cfg, init_method)
         settle(cfg, place)
-        keep_global_batch(cfg, speak=place.shard == 0 and not place.local_rank)
+        keep_global_batch(cfg)
         prepare(cfg)
         return launch(cfg, place, _work, _STATUS)
     except tuple(_STATUS) as error:

@@ -12,7 +12,7 @@ from videobench.distributed.group import world_size
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 #: Seconds in which further signals count as the first one: schedulers and launchers each send it to every process.
-SAME_REQUEST = 1.0
+SAME_REQUEST = 5.0
 
 
 class StopRequest:

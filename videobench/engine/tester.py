@@ -26,6 +26,7 @@ from videobench.engine.class_names import class_names
 from videobench.engine.class_order import match_classes
 from videobench.engine.results import classes_fingerprint, list_fingerprint, write_results
 from videobench.engine.scores import Layout, ScoreStore
+from videobench.engine.sound_convolutions import avoid_unsound_convolutions
 from videobench.engine.stopping import StopRequest
 from videobench.models import VideoModel, WeightsError, build_model, load_weights
 from videobench.reporting.log import log_json_stats
@@ -82,6 +83,7 @@ def test(cfg: CfgNode, device: torch.device) -> dict[str, Any] | None:
     model = model.to(device).eval()
     if cfg.TRAIN.CHANNELS_LAST:
         channels_innermost(model)
+    avoid_unsound_convolutions(model, device, cfg.TEST.PRECISION)
     videos, grids = split_list(cfg, "test"), view_grids(cfg)
     # The first rank reads what is there and tells the others, so that all skip the same videos.
     facts, done = None, None

@@ -9,20 +9,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from videobench.config import CfgNode
+from videobench.config.checks import local_ranks
 from videobench.datasets.augment import Augmentation
 from videobench.datasets.clips import Failure
 from videobench.datasets.loader import TrainingBatch, TrainingLoader
 from videobench.datasets.mixing import Mixing
 from videobench.distributed.group import gather, is_main, rank, report_progress, sum_over_ranks, world_size
+from videobench.distributed.parallel import replicate, share_buffers
 from videobench.distributed.sync_batch_norm import synchronise_batch_norms
 from videobench.engine.arithmetic import channels_innermost, channels_last, tf32
-from videobench.engine.checkpoint import CheckpointWriter, best_path, epoch_path, step_path
+from videobench.engine.checkpoint import CheckpointWriter, best_path, epoch_path, main_memory_copy, step_path
 from videobench.engine.continuation import note_restart
 from videobench.engine.metrics import StepClock, gpu_memory, main_memory, training_errors
 from videobench.engine.recipe import describe_recipe
+from videobench.engine.sound_convolutions import avoid_unsound_convolutions
 from videobench.engine.step_log import StepLog, left_text
 from videobench.engine.stopping import StopRequest
 from videobench.engine.training_state import TrainingState
@@ -63,6 +65,7 @@ class Trainer:
             freeze_layers(model, cfg.SOLVER.FREEZE_LAYERS)
         if cfg.TRAIN.CHANNELS_LAST:
             channels_innermost(model)
+        avoid_unsound_convolutions(model, device, cfg.TRAIN.PRECISION)
         scaler = torch.amp.GradScaler(device.type, enabled=cfg.TRAIN.PRECISION == "fp16")
         ema = ExponentialMovingAverage.from_config(cfg, model)
         self.state = TrainingState(model, build_optimizer(model, cfg), scaler, ema)
@@ -74,9 +77,12 @@ class Trainer:
         self.validation = Validation(cfg, device)
 
         forward = model
-        if world_size() > 1:
-            ids = [device.index] if device.type == "cuda" else None
-            forward = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+        if cfg.TRAIN.SHARD and world_size() == 1:
+            logger.warning("TRAIN.SHARD has nothing to do: this run has one rank")
+        elif cfg.TRAIN.SHARD:
+            self.state.shard(device)
+        elif world_size() > 1:
+            forward = replicate(model, device, static_graph=self._passes_once())
         if cfg.TRAIN.COMPILE:
             forward = torch.compile(forward)
         self.step = TrainingStep(cfg, model, forward, self.state.optimizer, scaler)
@@ -85,7 +91,7 @@ class Trainer:
         self.scalars = Scalars(events, self._steps_done())
         clips = cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS * cfg.AUG.NUM_SAMPLE
         self.log = StepLog(cfg, self.scalars, self.loader.videos, clips)
-        self.writer = CheckpointWriter(cfg.OUTPUT_DIR, cfg.TRAIN.KEEP_CHECKPOINTS) if is_main() else None
+        self.writer = CheckpointWriter(cfg.OUTPUT_DIR, cfg.TRAIN.KEEP_CHECKPOINTS)
 
     def run(self) -> bool:
         """Train from where this run stands to SOLVER.MAX_EPOCH.
@@ -107,7 +113,7 @@ class Trainer:
                 *(cfg.OUTPUT_DIR, state.epoch, cfg.SOLVER.MAX_EPOCH),
             )
         elif self.continued is not None and is_main():
-            note_restart(cfg.OUTPUT_DIR, self.continued, state.epoch, state.step)
+            note_restart(cfg, self.continued, state.epoch, state.step)
         with StopRequest() as self.stop, tf32(cfg.TRAIN.TF32), self._closing():
             while (going := state.epoch < cfg.SOLVER.MAX_EPOCH) and self._train_epoch() and self._finish_epoch():
                 pass
@@ -177,13 +183,12 @@ class Trainer:
         top1 = 100.0 - record[state.judged_by] if evaluate else -1.0
         better = top1 > state.best_top1
         state.best_top1 = max(state.best_top1, top1)
+        if cfg.TENSORBOARD.ENABLE and cfg.TENSORBOARD.HISTOGRAMS:
+            self.scalars.add_histograms(main_memory_copy(dict(state.model.named_parameters())), done * steps)
         if is_main():
             write_history(cfg.OUTPUT_DIR, state.history)
-            if cfg.TENSORBOARD.HISTOGRAMS:
-                self.scalars.add_histograms(dict(state.model.named_parameters()), done * steps)
-            paths = [epoch_path(cfg.OUTPUT_DIR, done)] * due + [best_path(cfg.OUTPUT_DIR)] * better
-            if paths:
-                self.writer.write(paths, state.content(cfg))
+        if paths := [epoch_path(cfg.OUTPUT_DIR, done)] * due + [best_path(cfg.OUTPUT_DIR)] * better:
+            self.writer.write(paths, state.content(cfg))
         return True
 
     def _prepare(self, batch: TrainingBatch) -> tuple[Tensor, Tensor | dict[str, Tensor]]:
@@ -270,6 +275,7 @@ class Trainer:
                 for name in ("top1_err", "top5_err")
             }
             with place as model:
+                share_buffers(model)
                 found = self.validation(model, state.epoch + 1, self.stop, best, average=model is not state.model)
             if found is None:
                 return None
@@ -291,9 +297,8 @@ class Trainer:
         own = [(failure.index, failure.video, failure.cause) for failure in self.loader.failed.values()]
         self.state.failed = [failure for failures in gather(own) for failure in failures]
         self.state.sums = self._sums_of_all_ranks()
-        if is_main():
-            path = step_path(self.cfg.OUTPUT_DIR, self.state.epoch, self.state.step)
-            self.writer.write([path], self.state.content(self.cfg))
+        path = step_path(self.cfg.OUTPUT_DIR, self.state.epoch, self.state.step)
+        self.writer.write([path], self.state.content(self.cfg))
 
     def _log_epoch(self, sums: dict[str, float]) -> dict[str, float]:
         """Log the averages over an epoch; returns what history.csv has of them."""
@@ -325,6 +330,13 @@ class Trainer:
         record = {"epoch": done, "lr": lr, "seconds": seconds}
         return record | {f"train_{name}": value for name, value in means.items() if name != "grad_norm"}
 
+    def _passes_once(self) -> bool:
+        """Whether every step is one forward and one backward pass through a network that is not compiled."""
+        train = self.cfg.TRAIN
+        share = train.BATCH_SIZE * self.cfg.AUG.NUM_SAMPLE // local_ranks(self.cfg)
+        pieces = train.MICRO_BATCH == "auto" or 0 < train.MICRO_BATCH < share or self.cfg.MOVINET.TRAIN_SUBCLIPS > 1
+        return not pieces and not train.COMPILE
+
     def _steps_done(self) -> int:
         return self.state.epoch * len(self.loader) + self.state.step
 
@@ -335,8 +347,7 @@ class Trainer:
             yield
         finally:
             self.scalars.close()
-            if self.writer is not None:
-                self.writer.close()
+            self.writer.close()
 
 
 def train(cfg: CfgNode, device: torch.device) -> bool:

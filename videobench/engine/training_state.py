@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from videobench.config import CfgNode
+from videobench.distributed.parallel import shard
 from videobench.engine.checkpoint import changed_keys, versions
 from videobench.engine.class_names import class_names
 from videobench.engine.class_order import match_classes
-from videobench.engine.continuation import checkpoint_to_continue
+from videobench.engine.continuation import batch_kept, checkpoint_to_continue
 from videobench.models import VideoModel, WeightsError, load_weights
 from videobench.reporting.curves import with_present_names
 from videobench.solver.ema import ExponentialMovingAverage
@@ -58,15 +59,23 @@ class TrainingState:
         """What in a record of an epoch tells which checkpoint is the best."""
         return "val_clip_top1_err" if self.ema is None else "val_clip_ema_top1_err"
 
+    def shard(self, device: torch.device) -> None:
+        """Split weights, average and moments among the ranks; a checkpoint is the same as without."""
+        shard(self.model, self.optimizer, device)
+        if self.ema is not None:
+            shard(self.ema.module, None, device)
+
     def content(self, cfg: CfgNode) -> dict[str, Any]:
         """The state as a checkpoint holds it: tensors and plain data, in the published layout and a little more."""
+        names = class_names(cfg)
         content = {
             "epoch": self.epoch - 1,
             "step": self.step,
             "model_state": self.model.state_dict(),
             "optimizer_state": self.optimizer.state_dict(),
             "cfg": cfg.dump(),
-            "class_names": class_names(cfg).get("", []),
+            # A list, or one by head where there are several.
+            "class_names": names.get("", names),
             "sums": dict(self.sums),
             "failed": list(self.failed),
             "history": list(self.history),
@@ -117,6 +126,8 @@ class TrainingState:
         self._restore_optimizer(path, content["optimizer_state"])
         if changed := changed_keys(content.get("cfg", ""), cfg):
             logger.warning("going on with other settings than %s was made with: %s", path, "; ".join(changed))
+        if said := batch_kept(content.get("cfg", ""), cfg):
+            logger.info("%s", said)
         scaler = content.get("scaler_state") or content.get("scaler")
         if self.scaler.is_enabled() and scaler:
             self.scaler.load_state_dict(scaler)

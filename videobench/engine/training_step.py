@@ -3,17 +3,16 @@
 Nothing here waits for a GPU: whether a step counts is decided on the device and read when lines are logged.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
 from videobench.config import CfgNode
+from videobench.distributed.parallel import gradients_exchanged, whole
 from videobench.engine.arithmetic import autocast
 from videobench.models import VideoModel
 from videobench.solver.losses import training_loss
@@ -72,7 +71,7 @@ class TrainingStep:
         loss, logits = self.backward(inputs, targets)
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = get_total_norm(gradients)
+        norm = whole(get_total_norm(gradients))
         skipped = ~norm.isfinite()
         if self.clip_value is not None:
             clip_grad_value_([p for p in self.model.parameters() if p.grad is not None], self.clip_value)
@@ -94,7 +93,7 @@ class TrainingStep:
             self.model.clean_activation_buffers()
             for index, subclip in enumerate(part.chunk(self.subclips, dim=2)):
                 final = piece is pieces[-1] and index == self.subclips - 1
-                with self._gradients_exchanged(final), self.autocast(inputs.device):
+                with gradients_exchanged(self.forward, final), self.autocast(inputs.device):
                     logits = self.forward(subclip)
                     piece_loss = training_loss(self.loss_name, logits, labels, smoothing=self.smoothing) * share
                     self._add_gradients(piece_loss)
@@ -132,14 +131,6 @@ class TrainingStep:
     def autocast(self, device: torch.device) -> torch.autocast:
         """The arithmetic of forward passes (TRAIN.PRECISION)."""
         return autocast(device, self.precision)
-
-    @contextlib.contextmanager
-    def _gradients_exchanged(self, final: bool) -> Iterator[None]:
-        # Ranks add up their gradients once a step, with the last piece.
-        wrapped = getattr(self.forward, "_orig_mod", self.forward)
-        waits = isinstance(wrapped, DistributedDataParallel) and not final
-        with wrapped.no_sync() if waits else contextlib.nullcontext():
-            yield
 
     def _add_gradients(self, loss: Tensor) -> None:
         # A loss that is no number makes all gradients none, so that every rank sees it in their norm.

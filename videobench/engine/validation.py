@@ -15,6 +15,7 @@ from videobench.config.checks import local_ranks
 from videobench.datasets.augment import normalise
 from videobench.datasets.views import ViewLoader
 from videobench.distributed.group import gather, is_main, rank, report_progress, world_size
+from videobench.distributed.parallel import is_sharded
 from videobench.engine.accuracy import average_precision, mean_average_precision
 from videobench.engine.arithmetic import autocast, channels_last
 from videobench.engine.metrics import gpu_memory, main_memory, training_errors
@@ -43,6 +44,7 @@ class Validation:
         self.batch_size = max(1, cfg.TRAIN.BATCH_SIZE // local_ranks(cfg))
         # As many on every rank, whatever cannot be read, so that all ask equally often whether to stop.
         self.batches = math.ceil(math.ceil(len(self.videos) / world_size()) / self.batch_size)
+        self._blank = torch.zeros(1, cfg.DATA.NUM_FRAMES, 3, *[cfg.DATA.TRAIN_CROP_SIZE] * 2, dtype=torch.uint8)
 
     @torch.no_grad()
     def __call__(
@@ -77,6 +79,8 @@ class Validation:
                     sums["videos"] += len(batch[0])
                     if step % self.cfg.LOG_PERIOD == 0 and is_main():
                         self._log_batch(label, step, time.perf_counter() - started, errors)
+                elif is_sharded(model):
+                    self._logits(model, self._blank)  # the others need this rank's part of the weights
                 live.step()
                 report_progress(f"at batch {step} of the validation after epoch {epoch}")
                 if stop.agreed():
@@ -110,16 +114,19 @@ class Validation:
         return torch.from_numpy(np.asarray(labels[rows]))
 
     def _errors(self, model: VideoModel, clips: Tensor, labels: Tensor | dict[str, Tensor]) -> dict[str, float]:
+        logits = self._logits(model, clips)
+        on_cpu = {k: v.float().cpu() for k, v in logits.items()} if isinstance(logits, dict) else logits.float().cpu()
+        if not isinstance(labels, dict) and labels.is_floating_point():
+            self._scored.append((on_cpu.numpy(), labels.numpy()))
+        return {name: float(value) for name, value in training_errors(on_cpu, labels).items()}
+
+    def _logits(self, model: VideoModel, clips: Tensor) -> Tensor | dict[str, Tensor]:
         data, train = self.cfg.DATA, self.cfg.TRAIN
         clips = (clips.pin_memory() if self.pin else clips).to(self.device, non_blocking=self.pin)
         inputs = normalise(clips, data.MEAN, data.STD, reverse_channels=data.REVERSE_INPUT_CHANNEL)
         model.clean_activation_buffers()
         with autocast(self.device, train.PRECISION):
-            logits = model(channels_last(inputs) if train.CHANNELS_LAST else inputs)
-        on_cpu = {k: v.float().cpu() for k, v in logits.items()} if isinstance(logits, dict) else logits.float().cpu()
-        if not isinstance(labels, dict) and labels.is_floating_point():
-            self._scored.append((on_cpu.numpy(), labels.numpy()))
-        return {name: float(value) for name, value in training_errors(on_cpu, labels).items()}
+            return model(channels_last(inputs) if train.CHANNELS_LAST else inputs)
 
     def _log_batch(self, label: str, step: int, seconds: float, errors: Mapping[str, float]) -> None:
         stats = {

@@ -23,6 +23,7 @@ class ExponentialMovingAverage:
         warmup: let the decay grow as 1 - (1 + step) ** (-2/3) until it reaches ``decay``, so that an average over few
             steps does not hang on the initial weights.
         device: where the average is kept; None means beside the network.
+        sharded: whether parameters, but not buffers, will be split among ranks, which then cannot be updated together.
     """
 
     def __init__(
@@ -32,12 +33,12 @@ class ExponentialMovingAverage:
         decay: float = 0.9999,
         warmup: bool = False,
         device: torch.device | str | None = None,
+        sharded: bool = False,
     ) -> None:
         from timm.utils import ModelEmaV3
 
-        self._average = ModelEmaV3(
-            model, decay=decay, use_warmup=warmup, device=None if device is None else torch.device(device)
-        )
+        place = None if device is None else torch.device(device)
+        self._average = ModelEmaV3(model, decay=decay, use_warmup=warmup, device=place, foreach=not sharded)
         self._average.requires_grad_(False)
 
     @classmethod
@@ -46,7 +47,8 @@ class ExponentialMovingAverage:
         train = cfg.TRAIN
         if not train.EMA:
             return None
-        return cls(model, decay=train.EMA_DECAY, warmup=train.EMA_WARMUP, device=train.EMA_DEVICE or None)
+        options = {"warmup": train.EMA_WARMUP, "device": train.EMA_DEVICE or None, "sharded": train.SHARD}
+        return cls(model, decay=train.EMA_DECAY, **options)
 
     @property
     def module(self) -> nn.Module:
