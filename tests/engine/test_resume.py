@@ -86,7 +86,7 @@ def same(first, second, path="") -> None:
 
 def assert_same_run(one: Path, two: Path, epochs: int = 3) -> None:
     first, second = (read_checkpoint(epoch_path(folder, epochs)) for folder in (one, two))
-    for part in ("model_state", "optimizer_state", "ema_state", "best_top1"):
+    for part in ("model_state", "optimizer_state", "ema_state", "best"):
         same(first[part], second[part], part)
     for content in (first, second):
         for record in content["history"]:

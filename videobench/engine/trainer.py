@@ -180,9 +180,9 @@ class Trainer:
             record |= errors
         state.epoch, state.step, state.sums, state.failed = done, 0, {}, []
         state.history.append(record)
-        top1 = 100.0 - record[state.judged_by] if evaluate else -1.0
-        better = top1 > state.best_top1
-        state.best_top1 = max(state.best_top1, top1)
+        score = state.score(record)
+        better = score > state.best
+        state.best = score if better else state.best
         if cfg.TENSORBOARD.ENABLE and cfg.TENSORBOARD.HISTOGRAMS:
             self.scalars.add_histograms(main_memory_copy(dict(state.model.named_parameters())), done * steps)
         if is_main():

@@ -5,6 +5,7 @@ video), mixing and dropout from (seed, epoch, step, rank).
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class TrainingState:
         sums: of the metrics over the unfinished epoch, of all ranks.
         failed: number, name and cause of its unreadable videos.
         history: one record per finished epoch.
-        best_top1: the best validation accuracy so far, of the average where there is one; -1 before the first.
+        best: the best validation `score` so far; -1 before the first.
     """
 
     model: VideoModel
@@ -52,12 +53,15 @@ class TrainingState:
     sums: dict[str, float] = field(default_factory=dict)
     failed: list[tuple[int, str, str]] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
-    best_top1: float = -1.0
+    best: float = -1.0
 
-    @property
-    def judged_by(self) -> str:
-        """What in a record of an epoch tells which checkpoint is the best."""
-        return "val_clip_top1_err" if self.ema is None else "val_clip_ema_top1_err"
+    def score(self, record: Mapping[str, float]) -> float:
+        """What the best checkpoint has most of, in percent, of a record of an epoch; -1 without a validation.
+
+        Mean average precision where videos have several labels, else top-1 accuracy; of the average where there is one.
+        """
+        prefix = "val_clip_" if self.ema is None else "val_clip_ema_"
+        return record.get(f"{prefix}map", 100.0 - record.get(f"{prefix}top1_err", 101.0))
 
     def shard(self, device: torch.device) -> None:
         """Split weights, average and moments among the ranks; a checkpoint is the same as without."""
@@ -79,7 +83,7 @@ class TrainingState:
             "sums": dict(self.sums),
             "failed": list(self.failed),
             "history": list(self.history),
-            "best_top1": self.best_top1,
+            "best": self.best,
             "versions": versions(),
         }
         if self.ema is not None:
@@ -139,7 +143,7 @@ class TrainingState:
         self.sums, self.failed = dict(content.get("sums", {})), list(content.get("failed", []))
         self.history = [with_present_names(record) for record in content.get("history", [])]
         # From the history, because what it is judged by changes when TRAIN.EMA is switched.
-        self.best_top1 = max((100.0 - r[self.judged_by] for r in self.history if self.judged_by in r), default=-1.0)
+        self.best = max(map(self.score, self.history), default=-1.0)
         steps = f" and {self.step} steps of the next" if self.step else ""
         logger.info("resuming after epoch %d%s from %s", self.epoch, steps, path)
 
