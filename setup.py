@@ -6,6 +6,9 @@ here = Path(__file__).parent
 version = next(
     line.split('"')[1] for line in (here / "videobench/__init__.py").read_text().splitlines() if "__version__ =" in line
 )
+SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "python-multipart>=0.0.20", "prometheus-client>=0.20"]
+TORCHCODEC = ["torchcodec>=0.17"]
+EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"]
 
 setup(
     name="videobench",
@@ -20,6 +23,7 @@ setup(
         "videobench.models": ["zoo.yaml", "networks/*.yaml"],
         "videobench.datasets": ["classes/*.txt"],
         "videobench.reporting": ["page/*", "page/echarts/*"],
+        "videobench.serving": ["page/*"],
     },
     install_requires=[
         "torch>=2.6",
@@ -39,9 +43,14 @@ setup(
         "PyYAML>=6",
     ],
     extras_require={
-        "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],
-        "torchcodec": ["torchcodec>=0.17"],
+        "camera": ["opencv-python-headless>=4.8"],
+        "export": EXPORT,
+        "serve": SERVE,
+        "torchcodec": TORCHCODEC,
         "test": [
+            *EXPORT,
+            *SERVE,
+            *TORCHCODEC,
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",

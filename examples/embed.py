@@ -1,4 +1,7 @@
-"""Features of videos as a NumPy file: python examples/embed.py RUN|FILE OUT.npy VIDEO [VIDEO ...]."""
+"""Features of videos as a NumPy file: python examples/embed.py RUN|FILE OUT.npy VIDEO [VIDEO ...].
+
+Row i of OUT.npy belongs to the i-th video. Videos that show similar things have features of high cosine similarity.
+"""
 
 import sys
 
@@ -6,18 +9,14 @@ import numpy as np
 import torch
 
 import videobench
-from videobench.datasets.augment import normalise
 
 
 @torch.inference_mode()
 def embed(predictor: videobench.Predictor, path: str) -> np.ndarray:
     """The features [num_features] of a video: the mean over its views."""
-    data, model = predictor.cfg.DATA, predictor.network.model
     clips = predictor.views(path).clips()  # uint8 [views, T, 3, H, W]
-    clips = normalise(
-        clips.to(predictor.network.device), data.MEAN, data.STD, reverse_channels=data.REVERSE_INPUT_CHANNEL
-    )
-    return model.forward_features(clips).float().mean(0).cpu().numpy()
+    features = predictor.network.model.forward_features(predictor.network.inputs(clips))  # float [views, num_features]
+    return features.mean(0).cpu().numpy()
 
 
 def main(weights: str, output: str, *videos: str) -> None:

@@ -1,34 +1,31 @@
-"""A causal MoViNet fed frame by frame: python examples/stream.py VIDEO [RUN|FILE [MODEL]].
+"""A causal MoViNet fed frame by frame: python examples/stream.py VIDEO RUN|FILE [MODEL].
 
-Without weights the network is fresh and its classes mean nothing; the loop is what there is to see.
+MODEL names what published weights are of, for example movinet_a0_stream_k600. tools/stream.py does more: cameras,
+network streams, frames that come too late.
 """
 
 import sys
 
 import torch
 
-import videobench
-from videobench.datasets.augment import normalise
-from videobench.datasets.cropping import test_crops
 from videobench.datasets.decoding import Video
 from videobench.inference.network import load_network
-
-MODEL = "movinet_a0_stream_k600"
+from videobench.inference.streaming import FrameCrop
 
 
 @torch.inference_mode()
-def main(path: str, weights: str = "", model: str = MODEL) -> torch.Tensor:
+def main(path: str, weights: str, model: str | None = None) -> torch.Tensor:
     """Print the best class after every frame; returns the last logits."""
-    network = load_network(weights, model, device="cpu").model if weights else videobench.create_model(model).eval()
-    state = network.stream_state(1)  # before the first frame of one video
+    network = load_network(weights, model)
+    names, crop = network.class_names[""], FrameCrop(network.cfg)
+    state = network.model.stream_state(1, network.device)  # before the first frame of one video
     with Video(path) as video:
         for number in range(video.frames):
-            frame = video.decode([number])  # uint8 [1, H, W, 3]
-            crop = test_crops(frame, 172, 172, 1)[0]  # uint8 [1, 3, 172, 172]
-            clip = normalise(crop[None], [0, 0, 0], [1, 1, 1])  # float [1, 3, 1, 172, 172]
-            logits, state = network.stream(clip, state)
+            frame = video.decode([number])[0].numpy()  # uint8 [H, W, 3]
+            clip = network.inputs(crop(frame)[None, None])  # float [1, 3, 1, size, size]
+            logits, state = network.model.stream(clip, state)
             probability, best = logits[0].softmax(0).max(0)
-            print(f"frame {number}: class {best} ({probability:.0%})")
+            print(f"frame {number}: {names[best]} ({probability:.0%})")
     return logits
 
 

@@ -20,6 +20,7 @@ LAYERS = {
     "reporting": 1,
     "engine": 2,
     "inference": 3,
+    "serving": 4,
 }
 
 

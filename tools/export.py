@@ -18,7 +18,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--stream", action="store_true", help="frame by frame, state in and out (causal MoViNet)")
     parser.add_argument("--dynamic", nargs="?", const="batch", choices=["batch"], help="any number of clips per call")
     parser.add_argument("--half", action="store_true", help="float16 weights, inputs and outputs")
-    return parser.parse_args(argv)
+    int8 = parser.add_argument_group("int8 weights, ONNX only")
+    int8.add_argument("--int8", choices=["static", "dynamic"], help="static: the inputs of all layers are int8 too")
+    int8.add_argument("--calibrate", metavar="LIST", help="list file of videos, for the ranges of static inputs")
+    int8.add_argument("--clips", type=int, default=100, metavar="N", help="that many of them (default: %(default)s)")
+    int8.add_argument("--evaluate", metavar="LIST", help="list file of videos to measure the change of accuracy on")
+    args = parser.parse_args(argv)
+    if args.int8 and (args.to != "onnx" or args.half):
+        parser.error("--int8 goes with --to onnx, and not with --half")
+    if not args.int8 and (args.calibrate or args.evaluate):
+        parser.error("--calibrate and --evaluate go with --int8")
+    if args.clips < 1:
+        parser.error("--clips is 1 or more")
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,11 +38,16 @@ def main(argv: list[str] | None = None) -> int:
 
     from videobench.inference.exporting import ExportError, export
     from videobench.inference.network import load_network
+    from videobench.inference.quantization import export_int8
 
     try:
         network = load_network(args.weights, args.model, device="cpu")
-        options = {"stream": args.stream, "dynamic": args.dynamic is not None, "half": args.half}
-        print(export(network, args.output, args.to, **options))
+        options = {"stream": args.stream, "dynamic": args.dynamic is not None}
+        if args.int8:
+            lists = {"calibrate": args.calibrate, "clips": args.clips, "evaluate": args.evaluate}
+            print(export_int8(network, args.output, args.int8, **options, **lists))
+        else:
+            print(export(network, args.output, args.to, **options, half=args.half))
     except ExportError as error:
         print(error, file=sys.stderr)
         return 1

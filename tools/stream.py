@@ -13,7 +13,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         epilog="Exit status: 0 the source ended or was stopped (Ctrl-C); 1 it broke or was given up; 2 the weights are "
         "wrong.",
     )
-    parser.add_argument("source", help="a file, a camera number (0, 1, ...), a URL (rtsp, http, ...), or - for stdin")
+    parser.add_argument(
+        "source",
+        help="a file, a camera number (0, 1, ...), a URL (rtsp, http, ...), - for stdin, or a "
+        "device of FFmpeg as FORMAT:NAME (v4l2:/dev/video0)",
+    )
     parser.add_argument("--weights", required=True, help="folder of a run, a checkpoint, or published weights")
     parser.add_argument("--model", help="what published weights are of: an id (tools/model_info.py) or a YAML file")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")

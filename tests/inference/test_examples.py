@@ -5,12 +5,15 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from tiny_checkpoints import tiny_config
 from video_fixtures import pictures, write_clip
 
 import videobench
+from videobench.datasets.cropping import test_crops as crops_of
+from videobench.datasets.decoding import decode
+from videobench.datasets.demo import CLASSES
+from videobench.inference.network import load_network
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,11 +39,21 @@ def test_embed(weights, tmp_path):
     assert np.abs(features[0] - features[1]).max() > 1e-3
 
 
-@pytest.mark.slow
 def test_stream(tmp_path, capsys):
-    logits = example("stream")(str(write_clip(tmp_path / "a.mp4", 3)))
-    assert torch.isfinite(logits).all()
-    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [f"frame {i}" for i in range(3)]
+    settings = {"MODEL.MODEL_NAME": "MoViNet", "MOVINET.CAUSAL": True, "MOVINET.CONV_TYPE": "2plus1d"}
+    cfg = tiny_config(settings)
+    content = {"model_state": videobench.build_model(cfg).state_dict(), "cfg": cfg.dump(), "class_names": list(CLASSES)}
+    torch.save(content, tmp_path / "a.pyth")
+    video = write_clip(tmp_path / "a.mp4", 3)
+    logits = example("stream")(str(video), str(tmp_path / "a.pyth"))
+    network = load_network(tmp_path / "a.pyth", device="cpu")
+    frames = crops_of(decode(video, range(3)), 36, 32, 1)[0]
+    with torch.inference_mode():
+        expected = network.model(network.inputs(frames[None]))
+    torch.testing.assert_close(logits.cpu(), expected, rtol=1e-4, atol=1e-5)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [f"frame {i}" for i in range(3)]
+    assert CLASSES[int(logits.argmax())] in lines[-1]
 
 
 def test_finetune(tmp_path, capsys):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from tiny_checkpoints import checkpoint, network, tiny_config
-from tiny_networks import NETWORKS
-from video_fixtures import KINDS, cut, pictures, write_clip
+from tiny_networks import NETWORKS, lively
+from video_fixtures import KINDS, X264, cut, damage_packet, pictures, write_clip
 
 import videobench
 from videobench.config import ConfigError, load_config
@@ -21,6 +21,7 @@ from videobench.datasets.containers import VideoError
 from videobench.datasets.decoding import decode, probe
 from videobench.datasets.demo import CLASSES
 from videobench.engine.run import run
+from videobench.engine.training_state import TrainingState
 from videobench.inference.overlay import heat
 from videobench.models import WeightsError
 
@@ -184,10 +185,20 @@ def test_actions_have_two_heads(tmp_path, video):
         "TRAIN.DATASET": "epickitchens",
         "TEST.DATASET": "epickitchens",
     }
-    predictor = videobench.Predictor(checkpoint(tmp_path / "a.pyth", tiny_config(settings), []), device="cpu")
-    found = predictor.predict(video)
+    for head, count in (("verb", 97), ("noun", 300)):
+        (tmp_path / f"{head}s.txt").write_text("".join(f"{head}-{i}\n" for i in range(count)))
+    files = [str(tmp_path / "verbs.txt"), str(tmp_path / "nouns.txt")]
+    cfg = tiny_config(settings, DATA__CLASS_NAMES=files)
+    model = lively(videobench.build_model(cfg))
+    state = TrainingState(model, torch.optim.SGD(model.parameters()), torch.amp.GradScaler("cpu", enabled=False), None)
+    torch.save(state.content(cfg), tmp_path / "a.pyth")
+    for file in files:
+        Path(file).unlink()  # the names are in the checkpoint
+    found = videobench.Predictor(tmp_path / "a.pyth", device="cpu").predict(video)
     assert {head: len(scores) for head, scores in found.scores.items()} == {"verb": 97, "noun": 300}
-    assert found.top(1, "noun")[0][0].startswith("class ")
+    assert found.top(1, "noun")[0][0] == f"noun-{found.scores['noun'].argmax()}"
+    unnamed = videobench.Predictor(checkpoint(tmp_path / "b.pyth", tiny_config(settings), []), device="cpu")
+    assert unnamed.class_names["verb"][96] == "class 96"
 
 
 def test_pictures_for_networks_of_pictures(tmp_path):
@@ -274,6 +285,18 @@ def test_show_and_heatmap_are_videos(weights, video, tmp_path, capsys):
     plain = torch.nn.functional.interpolate(torch.from_numpy(plain), picture.shape[:2], mode="bicubic")[0]
     right = slice(picture.shape[1] * 4 // 5, None)
     assert np.abs(plain.permute(1, 2, 0).numpy()[:, right] - picture[:, right]).mean() < 12
+
+
+def test_a_damaged_part_that_no_view_has_ends_the_shown_video(weights, tmp_path, capsys):
+    path = write_clip(tmp_path / "a.mp4", 60, options=X264 | {"g": "12", "bf": "0"})
+    damage_packet(path, 55)
+    show = tmp_path / "new/folder/show.mp4"
+    command = [str(path), "--weights", str(weights), "--device", "cpu", "--views", "1x1", "--show", str(show)]
+    assert tool("predict")(command) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{path}\n")
+    assert f"unreadable: {path}: " in err
+    assert 48 <= probe(show).frames <= 55
 
 
 def test_heat_is_where_the_class_depends_on(tmp_path):

@@ -1,6 +1,5 @@
 """report.html in headless Chromium: errors, charts, hovering, sorting, pictures, keyboard, small and dark screens."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -10,19 +9,6 @@ from videobench.engine.report import write_report
 
 DESKTOP = {"width": 1200, "height": 900}
 CLASSES = [f"class {c:03d} with a name of some length" for c in range(400)]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install '.[test]')")
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    program = next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        pytest.skip("needs Chromium (on Debian: apt install chromium), and none is installed")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=program)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

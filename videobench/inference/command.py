@@ -63,13 +63,17 @@ def predict_files(
                 if isinstance(prediction, VideoError):
                     failures.append(prediction)
                 else:
+                    bar.clear()  # what is printed now may share a terminal with it
                     yield prediction
 
     for prediction in _written(good(), form, top, out):
-        if show:
-            write_labelled(show, sources[0], prediction, top)
-        if heatmap:
-            write_heatmap(heatmap, predictor, sources[0], prediction, top)
+        try:
+            if heatmap:
+                write_heatmap(heatmap, predictor, sources[0], prediction, top)
+            if show:
+                write_labelled(show, sources[0], prediction, top)
+        except VideoError as error:  # a part that no view has
+            failures.append(error)
     for error in failures:
         print(f"unreadable: {printable(error.path)}: {error.cause}", file=sys.stderr)
     if failures:
@@ -90,11 +94,7 @@ def _written(predictions: Iterator[Prediction], form: str, top: int, out: TextIO
         heads = {head: prediction.top(top, head) for head in prediction.probabilities}
         source = printable(prediction.source)
         if form == "json":
-            classes = {
-                head: [{"class": name, "probability": share} for name, share in found] for head, found in heads.items()
-            }
-            # One head needs no name.
-            print(json.dumps({"video": source, "classes": classes.get("", classes)}), file=out, flush=True)
+            print(json.dumps({"video": source, "classes": prediction.listed(top)}), file=out, flush=True)
         elif form == "csv":
             for head, found in heads.items():
                 table.writerows([source, head, rank, name, f"{p:.6f}"] for rank, (name, p) in enumerate(found, start=1))

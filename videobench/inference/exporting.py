@@ -10,24 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from videobench.inference.given import GivenVideos
+from videobench.inference.export_facts import FACTS, ExportError, facts_of
 from videobench.inference.network import Network
+from videobench.inference.onnx_file import OnnxFile
 from videobench.models import VideoModel
+from videobench.models.movinet import MoViNet
 
-#: Where the facts lie in an exported file: the metadata of ONNX, an extra file of the other two.
-FACTS = "videobench.json"
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "torchscript": ".pt"}
 OPSET = 18
 # What the outputs may differ by, relative to the largest logit, before the export is refused.
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2}
-
-
-class ExportError(RuntimeError):
-    """A network that cannot be exported as asked, or whose export computes something else."""
 
 
 @dataclass(frozen=True)
@@ -115,17 +110,25 @@ def export(
         raise ExportError(f"the form is {', '.join(SUFFIXES)}, not {form!r}")
     dtype = torch.float16 if half else torch.float32
     model = copy.deepcopy(network.model).cpu().to(dtype).eval()
+    if isinstance(model, MoViNet):
+        model.fold_norms()
     batch = 2 if dynamic else 1
     module, inputs, names = _program(network, model, batch, dtype, stream)
     outputs = [f"logits.{head}" if head else "logits" for head in network.class_names]
     if stream:
         outputs += [f"next.{name.removeprefix('state.')}" for name in names[1:]]
-    facts = _facts(network, form, names, inputs, outputs, dynamic, half, stream)
+    facts = facts_of(network, form, names, inputs, outputs, dynamic=dynamic, half=half, stream=stream)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of deprecated forms and of tracers' guesses; the comparison below decides
-        call, operators = _WRITERS[form](module, inputs, path, facts, dynamic)
+        try:
+            call, operators = _WRITERS[form](module, inputs, path, facts, dynamic)
+        except ExportError:
+            raise
+        except RuntimeError as error:  # of torch's exporters, dozens of lines long
+            first = str(error).strip().partition("\n")[0]
+            raise ExportError(f"{path}: PyTorch cannot export this network as {form}: {first}") from error
     deviation = _compare(module, call, inputs, dynamic, stream)
     if not deviation <= _TOLERANCE[dtype]:
         raise ExportError(
@@ -152,39 +155,6 @@ def _program(
     return WholeClip(model), (clip,), ["clip"]
 
 
-def _facts(network: Network, form, names, inputs, outputs, dynamic: bool, half: bool, stream: bool) -> dict[str, Any]:
-    cfg, data = network.cfg, network.cfg.DATA
-    videos = GivenVideos.of(cfg, ())
-    return {
-        "format": form,
-        "model": cfg.MODEL.MODEL_NAME,
-        "class_names": network.class_names,
-        "inputs": [
-            {"name": name, "shape": ["batch" if dynamic and i == 0 else n for i, n in enumerate(one.shape)]}
-            | {"type": str(one.dtype).removeprefix("torch.")}
-            for name, one in zip(names, inputs, strict=True)
-        ],
-        "outputs": outputs,
-        "stream": stream,
-        "half": half,
-        "preprocessing": {
-            "layout": "N C T H W, RGB / 255" if not data.REVERSE_INPUT_CHANNEL else "N C T H W, BGR / 255",
-            # The order of the channels is turned round after these.
-            "mean_rgb": list(data.MEAN),
-            "std_rgb": list(data.STD),
-            "short_side": data.TRAIN_JITTER_SCALES[0] if videos.crop_margin else data.TEST_CROP_SIZE,
-            "crop": data.TEST_CROP_SIZE,
-            "antialias": data.ANTIALIAS,
-            "frames": data.NUM_FRAMES,
-            "stride": data.SAMPLING_RATE,
-            "target_fps": float(data.TARGET_FPS),
-            "sampling_rule": videos.rule if data.SAMPLING_RULE == "auto" else data.SAMPLING_RULE,
-            "views": [cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS],
-            "scores": cfg.TEST.SCORES,
-        },
-    }
-
-
 Call = Callable[[tuple[Tensor, ...]], Sequence[Tensor]]
 
 
@@ -198,6 +168,9 @@ def _shapes(inputs: Sequence[Tensor], dynamic: bool) -> Any:
 
 def _write_torch_export(module, inputs, path: Path, facts, dynamic: bool) -> tuple[Call, dict[str, int]]:
     program = torch.export.export(module, inputs, dynamic_shapes=_shapes(inputs, dynamic))
+    program.example_inputs = None  # a clip may be larger than the weights
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # lines of files on this machine
     torch.export.save(program, path, extra_files={FACTS: json.dumps(facts)})
     loaded = torch.export.load(path)
     operators = Counter(str(node.target) for node in loaded.graph.nodes if node.op == "call_function")
@@ -215,34 +188,31 @@ def _write_torchscript(module, inputs, path: Path, facts, dynamic: bool) -> tupl
 
 def _write_onnx(module, inputs, path: Path, facts, dynamic: bool) -> tuple[Call, dict[str, int]]:
     try:
-        import onnxruntime
+        import onnxruntime  # noqa: F401 (what the file is compared with)
         import onnxscript  # noqa: F401 (what torch exports with)
     except ImportError as error:
         raise ExportError(f"ONNX needs {error.name}: pip install 'videobench[export]'") from error
     for name in ("onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    names = [one["name"] for one in facts["inputs"]]
     program = torch.onnx.export(
         module,
         inputs,
         dynamo=True,
         opset_version=OPSET,
         dynamic_shapes=_shapes(inputs, dynamic),
-        input_names=names,
+        input_names=[one["name"] for one in facts["inputs"]],
         output_names=facts["outputs"],
         verbose=False,
     )
+    if dynamic and isinstance(program.model.graph.inputs[0].shape[0], int):
+        raise ExportError(f"{path}: PyTorch made the number of clips a constant; export it without --dynamic")
     facts["opset"] = program.model.opset_imports[""]
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # lines of files on this machine
     program.model.metadata_props[FACTS] = json.dumps(facts)
     program.save(path, external_data=False)
     operators = Counter(node.op_type for node in program.model.graph.all_nodes())
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-
-    def run(given: tuple[Tensor, ...]) -> list[Tensor]:
-        feeds = {name: one.numpy() for name, one in zip(names, given, strict=True)}
-        return [torch.from_numpy(np.asarray(out)) for out in session.run(facts["outputs"], feeds)]
-
-    return run, dict(operators.most_common())
+    return OnnxFile(path).call, dict(operators.most_common())
 
 
 _WRITERS = {"onnx": _write_onnx, "torch_export": _write_torch_export, "torchscript": _write_torchscript}
@@ -269,28 +239,3 @@ def _compare(module: nn.Module, call: Call, inputs: tuple[Tensor, ...], dynamic:
                 scale = one.double().abs().max().clamp_min(1e-12)
                 worst = max(worst, float((one.double() - other.double()).abs().max() / scale))
     return worst
-
-
-def read_facts(path: str | Path) -> dict[str, Any]:
-    """What an exported file says of itself: class names, preprocessing, inputs and outputs.
-
-    Raises:
-        ExportError: for a file that was not written by :func:`export`.
-    """
-    suffix = Path(path).suffix
-    extra = {FACTS: ""}
-    if suffix == ".onnx":
-        import onnx
-
-        text = {entry.key: entry.value for entry in onnx.load(path).metadata_props}.get(FACTS, "")
-    else:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TorchScript is deprecated
-            if suffix == ".pt2":
-                torch.export.load(path, extra_files=extra)
-            else:
-                torch.jit.load(path, _extra_files=extra)
-        text = extra[FACTS]
-    if not text:
-        raise ExportError(f"{path}: no {FACTS} in it; it was not written by tools/export.py")
-    return json.loads(text)

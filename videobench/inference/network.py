@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from videobench.config import CfgNode, ConfigError, load_config
+from videobench.datasets.augment import normalise
 from videobench.engine.arithmetic import channels_innermost
 from videobench.engine.class_names import class_names
 from videobench.engine.class_order import match_classes
+from videobench.engine.sound_convolutions import avoid_unsound_convolutions
 from videobench.engine.tester import weights_to_test
 from videobench.models import VideoModel, WeightsError, build_model, list_models, load_weights
 from videobench.models.weights import read_checkpoint
@@ -40,6 +43,11 @@ class Network:
     class_names: dict[str, list[str]]
     weights: Path
     device: torch.device
+
+    def inputs(self, clips: Tensor) -> Tensor:
+        """Uint8 RGB clips [N, T, C, H, W] as the network takes them: float [N, C, T, H, W], on its device."""
+        data = self.cfg.DATA
+        return normalise(clips.to(self.device), data.MEAN, data.STD, reverse_channels=data.REVERSE_INPUT_CHANNEL)
 
 
 def load_network(
@@ -78,7 +86,7 @@ def load_network(
     if not report.complete:
         raise WeightsError(f"{weights}: these weights do not fill the network\n{report}")
     if report.class_names:
-        names = {"": report.class_names}
+        names = report.class_names
     elif names:
         match_classes(network, report, cfg, required=True)
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
@@ -89,6 +97,7 @@ def load_network(
     if cfg.TRAIN.CHANNELS_LAST:
         channels_innermost(network)
     network = network.to(place).eval().requires_grad_(False)
+    avoid_unsound_convolutions(network, place, cfg.TEST.PRECISION)
     return Network(network, cfg, names or _numbers(network), weights, place)
 
 

@@ -13,9 +13,8 @@ from av.video.stream import VideoStream
 from torch import Tensor
 from torch.nn import functional as F
 
-from videobench.datasets.augment import normalise
-from videobench.datasets.containers import open_video
-from videobench.datasets.decoding import upright
+from videobench.datasets.containers import VideoError, cause_of, name_of, open_video
+from videobench.datasets.pictures import upright
 from videobench.inference.given import HeldFrames, Source
 from videobench.inference.network import Network
 
@@ -35,6 +34,7 @@ class VideoWriter:
     """
 
     def __init__(self, path: str | Path, fps: Fraction | float) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._container = av.open(os.fspath(path), "w", format="mp4")
         self._fps = Fraction(fps).limit_denominator(1001)
         self._stream: VideoStream | None = None
@@ -73,17 +73,22 @@ def labelled(picture: np.ndarray, lines: Sequence[tuple[str, float]]) -> np.ndar
     image = image.resize([round(side * scale) for side in image.size])
     draw = ImageDraw.Draw(image, "RGBA")
     size = max(11, min(image.size) // 18)
+    row, bar, margin = round(1.7 * size), max(2, size // 6), size // 3
     font = ImageFont.load_default(size)
     for number, (name, share) in enumerate(lines):
-        y, text = number * (size + 6), f"{share:4.0%} {name}"
-        draw.rectangle((0, y, draw.textlength(text, font=font) + 8, y + size + 6), (0, 0, 0, 150))
-        draw.rectangle((0, y + size + 3, share * image.width, y + size + 6), (80, 200, 120, 255))
-        draw.text((4, y), text, (255, 255, 255, 255), font=font)
+        y, text = number * row, f"{share:4.0%} {name}"
+        draw.rectangle((0, y, draw.textlength(text, font=font) + 2 * margin, y + row - 1), (0, 0, 0, 150))
+        draw.rectangle((0, y + row - bar, share * image.width, y + row - 1), (80, 200, 120, 255))
+        draw.text((margin, y + (row - bar) / 2), text, (255, 255, 255, 255), font=font, anchor="lm")
     return np.asarray(image)
 
 
 def write_labelled(path: str | Path, source: Source, prediction: "Prediction", top: int = 5) -> None:
-    """Write a video with its likeliest classes over it."""
+    """Write a video with its likeliest classes over it.
+
+    Raises:
+        VideoError: for a video with a damaged part; what comes before it is written.
+    """
     lines = [line for head in prediction.probabilities for line in prediction.top(top, head)]
     frames, fps = _all_frames(source)
     with VideoWriter(path, fps) as video:
@@ -99,9 +104,12 @@ def _all_frames(source: Source) -> tuple[Iterable[np.ndarray], Fraction]:
     container, stream = open_video(source)
 
     def frames() -> Iterator[np.ndarray]:
-        with container:
-            for frame in container.decode(stream):
-                yield upright(frame.to_ndarray(format="rgb24"), frame)[0]
+        try:
+            with container:
+                for frame in container.decode(stream):
+                    yield upright(frame.to_ndarray(format="rgb24"), frame)[0]
+        except av.FFmpegError as error:
+            raise VideoError(name_of(source), cause_of(error)) from error
 
     return frames(), stream.average_rate or Fraction(30)
 
@@ -118,8 +126,7 @@ def heat(network: Network, clip: Tensor, number: int, head: str = "") -> Tensor:
         number: the class.
         head: whose class it is.
     """
-    data, model = network.cfg.DATA, network.model
-    clip = normalise(clip.to(network.device), data.MEAN, data.STD, reverse_channels=data.REVERSE_INPUT_CHANNEL)
+    model, clip = network.model, network.inputs(clip)
     model.clean_activation_buffers()
     with torch.enable_grad():
         clip.requires_grad_(True)

@@ -1,6 +1,6 @@
 """Class names and scores of videos, as a test of the same network gives them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,15 @@ class Prediction:
         probabilities = self.probabilities[head]
         order = np.argsort(-probabilities, kind="stable")[:count]
         return [(self.class_names[head][i], float(probabilities[i])) for i in order]
+
+    def listed(self, count: int = 5) -> list[dict[str, Any]] | dict[str, list[dict[str, Any]]]:
+        """The likeliest classes for JSON: a list, or one per head where there are several."""
+        heads = {
+            head: [{"class": name, "probability": share} for name, share in self.top(count, head)]
+            for head in self.probabilities
+        }
+        # One head needs no name.
+        return heads.get("", heads)
 
 
 def probabilities_of(scores: np.ndarray, kind: str, views: int) -> np.ndarray:
@@ -118,7 +127,6 @@ class Predictor:
             found.append(prediction)
         return found[0] if single else found
 
-    @torch.inference_mode()
     def predict_each(self, sources: Sequence[Source], *, fps: float = 30.0) -> Iterator[Prediction | VideoError]:
         """What each of many videos shows, in their order, as soon as it is known; an error for those without frames."""
         videos = GivenVideos.of(self.cfg, sources, fps)
@@ -132,12 +140,23 @@ class Predictor:
                     unreadable[views.index] = VideoError(views.failure.video, views.failure.cause)
 
         done = 0
-        with tf32(self.cfg.TEST.TF32):
-            for index, row in self.scorer.score(readable()):
-                yield from (unreadable.pop(number) for number in range(done, index))
-                yield self._prediction(videos.path(index), row)
-                done = index + 1
+        for index, prediction in self.predict_views(readable(), videos.path):
+            yield from (unreadable.pop(number) for number in range(done, index))
+            yield prediction
+            done = index + 1
         yield from (unreadable.pop(number) for number in range(done, len(sources)))
+
+    @torch.inference_mode()
+    def predict_views(self, videos: Iterable[Views], name: Callable[[int], str]) -> Iterator[tuple[int, Prediction]]:
+        """(number, what it shows) of decoded videos, as soon as each is known; their views share batches.
+
+        Args:
+            videos: as :meth:`views` gives them, each with a number (`Views.index`) of its own.
+            name: what a video is called, by its number.
+        """
+        with tf32(self.cfg.TEST.TF32):
+            for index, row in self.scorer.score(videos):
+                yield index, self._prediction(name(index), row)
 
     def views(self, source: Source, *, fps: float = 30.0) -> Views:
         """The views of one video, as they are fed to the network.

@@ -1,9 +1,7 @@
-"""Pictures as they come: from a file, a camera, a network stream or standard input."""
+"""Pictures as they come, from sources that may be slow, fast, stall or break."""
 
 import logging
 import queue
-import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,16 +11,12 @@ from typing import Any
 
 import av
 import numpy as np
-from av.container import InputContainer
 
-from videobench.datasets.containers import ANY_METADATA, VideoError, cause_of, open_video
-from videobench.datasets.decoding import upright
+from videobench.datasets.containers import VideoError, cause_of
+from videobench.inference.captures import is_remote, open_capture
 
 logger = logging.getLogger(__name__)
 
-_URL = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]+)://")
-# Protocols that hand over files: what comes from them has an end.
-_FILE_PROTOCOLS = ("http", "https")
 # Waits before another attempt, in seconds: the first, and the longest after doubling.
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0
 
@@ -52,7 +46,7 @@ class PictureSource:
     said. A file or standard input waits, loses nothing, and ends.
 
     Args:
-        name: path, camera number, URL, or ``-`` for standard input.
+        name: path, ``-`` for standard input, URL, camera number, or a device of FFmpeg as ``FORMAT:NAME``.
         room: pictures that may wait.
         patience: seconds without a picture after which a network source counts as stalled.
         retries: attempts in a row to open a live source again; None never gives up. A source that never gave a picture
@@ -134,16 +128,13 @@ class PictureSource:
         while not self._closed.is_set():
             first = True
             try:
-                container, stream = self._open()
-                with container:
+                with open_capture(self.name, self.patience) as capture:
                     if self.live is None:
-                        self.live = self._is_live(container)
-                    self.fps = stream.average_rate or stream.guessed_rate
-                    for count, frame in enumerate(container.decode(stream)):
-                        at = count / float(self.fps or 30) if frame.time is None else frame.time
+                        self.live = capture.live
+                    self.fps = capture.fps
+                    for at, pixels in capture:
                         if not self.live and at <= last:
                             continue  # a file that is read again from its beginning
-                        pixels = upright(frame.to_ndarray(format="rgb24"), frame)[0]
                         yield Picture(pixels, at, time.perf_counter(), first and (self.live or not given))
                         first, fails, given, last = False, 0, True, at
                 cause = "it ended"
@@ -151,7 +142,7 @@ class PictureSource:
                     return
             except (av.FFmpegError, OSError, VideoError) as error:
                 cause = error.cause if isinstance(error, VideoError) else cause_of(error)
-                if not given or not (self.live or self._remote):
+                if not given or not (self.live or is_remote(self.name)):
                     raise VideoError(self.name, cause) from error
             fails += 1
             if self.retries is not None and fails > self.retries:
@@ -160,41 +151,3 @@ class PictureSource:
             self.say(f"{self.name}: {cause}; opening it again in {wait:g} s")
             self._closed.wait(wait)
             self.reopened += 1
-
-    @property
-    def _remote(self) -> bool:
-        return _URL.match(self.name) is not None
-
-    def _is_live(self, container: InputContainer) -> bool:
-        if self.name.isdigit():
-            return True
-        found = _URL.match(self.name)
-        return found is not None and (found["protocol"] not in _FILE_PROTOCOLS or not container.duration)
-
-    def _open(self) -> tuple[InputContainer, Any]:
-        if self.name == "-":
-            # Without a seek method, so that nothing tries to.
-            container = av.open(_Pipe(), **ANY_METADATA)
-        elif self.name.isdigit():
-            place, form = ("/dev/video" + self.name, "v4l2") if sys.platform == "linux" else (self.name, "avfoundation")
-            container = av.open(place, format=form)
-        elif self._remote:
-            options = {"rtsp_transport": "tcp"} if self.name.startswith("rtsp") else {}
-            container = av.open(self.name, timeout=self.patience, container_options=options, **ANY_METADATA)
-        else:
-            return open_video(self.name)
-        if not container.streams.video:
-            container.close()
-            raise VideoError(self.name, "no video stream")
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
-        return container, stream
-
-
-class _Pipe:
-    """Standard input for FFmpeg."""
-
-    name = "-"
-
-    def read(self, size: int) -> bytes:
-        return sys.stdin.buffer.read1(size)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from videobench.config import CfgNode
-from videobench.datasets.augment import normalise
 from videobench.datasets.cropping import Box, crop_resize, image_test_window, test_crops
 from videobench.inference.given import GivenVideos
 from videobench.inference.network import Network
@@ -109,8 +108,7 @@ class RunningClasses:
     @torch.inference_mode()
     def _predict(self) -> Shares:
         cfg, model = self.network.cfg, self.network.model
-        clips = torch.stack([*self._window])[None].to(self.network.device)
-        clip = normalise(clips, cfg.DATA.MEAN, cfg.DATA.STD, reverse_channels=cfg.DATA.REVERSE_INPUT_CHANNEL)
+        clip = self.network.inputs(torch.stack([*self._window])[None])
         if self.causal:
             logits, self._state = model.stream(clip, self._state)
         else:
