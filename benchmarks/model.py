@@ -2,7 +2,10 @@
 
 Both give the same logits, or the script stops. On CPUs one thread works, its CPU seconds are counted, so that other
 programs on the machine disturb little, and peak memory is what torch's allocator had handed out at most, beyond
-parameters. On GPUs the device is waited for, and peak memory is the allocator's own figure.
+parameters and gradients. On GPUs CUDA events measure the time, TF32 is off, and peak memory is the allocator's figure.
+
+Every form makes one pass to be checked and counted, and one per round. For such a pass of both forms of all the default
+networks, whole, a CPU takes about 30 seconds in inference and 100 in training, half of it for Motionformer.
 """
 
 import argparse
@@ -11,8 +14,9 @@ import os
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
+from copy import deepcopy
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -25,10 +29,12 @@ import torch.nn.functional as F
 from activation_memory import device_description, input_shape
 from counting import cost_of
 from plain import plain_form
+from stages import bound, stages
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import videobench
+from videobench.engine.arithmetic import autocast, channels_innermost, channels_last, tf32
 from videobench.models import VideoModel
 from videobench.models.layers import DropPath
 from videobench.models.motionformer import Motionformer
@@ -56,8 +62,8 @@ FEW: dict[str, dict[str, Any]] = {
     "uniformer": {"depths": (1, 1, 1, 1)},
 }
 RESULTS = Path(__file__).parent / "results"
-TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 2e-2}  # of the largest logit
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 2e-2}  # of the largest logit
 STREAMED_FRAMES = 8
 MIB = 2**20
 Step = Callable[[], Tensor]
@@ -74,11 +80,13 @@ class Clock:
             started = time.process_time()
             step()
             return time.process_time() - started
+        started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize(self.device)
-        started = time.perf_counter()
+        started.record()
         step()
-        torch.cuda.synchronize(self.device)
-        return time.perf_counter() - started
+        ended.record()
+        ended.synchronize()
+        return started.elapsed_time(ended) / 1000
 
     def peak_bytes(self, step: Callable[[], object]) -> int:
         """Most bytes that a step held at a time, beyond what was there before."""
@@ -114,19 +122,19 @@ def copy_rate(clock: Clock) -> float:
     return nbytes / statistics.median(clock.seconds(partial(target.copy_, source)) for _ in range(9))
 
 
-def inference(model: nn.Module, clip: Tensor, autocast: Callable[[], Any]) -> Step:
+def inference(model: nn.Module, clip: Tensor, in_precision: Callable[[], Any]) -> Step:
     @torch.no_grad()
     def step() -> Tensor:
         if hasattr(model, "clean_activation_buffers"):
             model.clean_activation_buffers()
-        with autocast():
+        with in_precision():
             return model(clip)
 
     model.eval()
     return step
 
 
-def training(model: nn.Module, clip: Tensor, autocast: Callable[[], Any]) -> Step:
+def training(model: nn.Module, clip: Tensor, in_precision: Callable[[], Any]) -> Step:
     """Forward and backward pass; stochastic depth and dropout are off, the plain forms have none."""
     target = torch.zeros(len(clip), dtype=torch.int64, device=clip.device)
 
@@ -134,7 +142,7 @@ def training(model: nn.Module, clip: Tensor, autocast: Callable[[], Any]) -> Ste
         if hasattr(model, "clean_activation_buffers"):
             model.clean_activation_buffers()
         model.zero_grad(set_to_none=True)
-        with autocast():
+        with in_precision():
             logits = model(clip)
         F.cross_entropy(logits.float(), target).backward()
         return logits.detach()
@@ -143,17 +151,19 @@ def training(model: nn.Module, clip: Tensor, autocast: Callable[[], Any]) -> Ste
     return step
 
 
-def streaming(model: nn.Module, clip: Tensor, autocast: Callable[[], Any]) -> Step:
+def streaming(model: nn.Module, clip: Tensor, in_precision: Callable[[], Any]) -> Step:
     """The frames of a clip one by one, after a first one that makes the buffers."""
     frames = clip[:, :, : STREAMED_FRAMES + 1].split(1, dim=2)
     model.eval()
     if isinstance(model, MoViNet):
         start = model.stream_state(len(clip), clip.device, size=tuple(clip.shape[-2:]))
+        with torch.no_grad(), in_precision():
+            model.stream(frames[0], start)  # prepares the weights, which is no part of a frame
 
         @torch.no_grad()
         def step() -> Tensor:
             state = start
-            with autocast():
+            with in_precision():
                 for frame in frames[1:]:
                     logits, state = model.stream(frame, state)
             return logits
@@ -163,7 +173,7 @@ def streaming(model: nn.Module, clip: Tensor, autocast: Callable[[], Any]) -> St
     @torch.no_grad()
     def plain_step() -> Tensor:
         model.clean_activation_buffers()
-        with autocast():
+        with in_precision():
             for frame in frames[1:]:
                 logits = model(frame)
         return logits
@@ -174,9 +184,9 @@ def streaming(model: nn.Module, clip: Tensor, autocast: Callable[[], Any]) -> St
 STEPS = {"infer": inference, "train": training, "stream": streaming}
 
 
-def networks(name: str, mode: str, few: bool, device: torch.device) -> dict[str, nn.Module]:
-    """Our network and its plain form; for inference also ours with folded norms, where it can."""
-    arguments = next((value for prefix, value in FEW.items() if name.startswith(prefix)), {}) if few else {}
+def networks(name: str, args: argparse.Namespace, device: torch.device) -> dict[str, nn.Module]:
+    """Our network and its plain form, and ours in the further forms that were asked for or that it has."""
+    arguments = next((value for prefix, value in FEW.items() if name.startswith(prefix)), {}) if args.few else {}
     ours = with_lively_weights(videobench.create_model(name, **arguments)).to(device)
     for module in ours.modules():
         if isinstance(module, DropPath):
@@ -184,11 +194,14 @@ def networks(name: str, mode: str, few: bool, device: torch.device) -> dict[str,
         elif isinstance(module, nn.Dropout):
             module.p = 0.0
     forms: dict[str, nn.Module] = {"plain": plain_form(ours), "ours": ours}
-    if mode != "train" and isinstance(ours, MoViNet):
-        folded = videobench.create_model(name, **arguments).to(device)
-        folded.load_state_dict(ours.state_dict())
-        folded.fold_norms()
-        forms["folded"] = folded
+    if args.mode != "train" and isinstance(ours, MoViNet):
+        forms["folded"] = deepcopy(ours)
+        forms["folded"].fold_norms()
+    if args.channels_last:
+        forms["last"] = deepcopy(ours)
+        channels_innermost(forms["last"])
+    if args.compile:
+        forms["compiled"] = torch.compile(ours)
     return forms
 
 
@@ -219,22 +232,40 @@ def measure(name: str, args: argparse.Namespace, device: torch.device, clock: Cl
     """All numbers of one network."""
     torch.manual_seed(0)
     clip = torch.randn(args.batch, *input_shape(name), device=device)
-    reduced = args.precision != "float32"
-    autocast = partial(torch.autocast, device.type, TYPES[args.precision]) if reduced else nullcontext
-    models = networks(name, args.mode, args.few, device)
-    steps = {form: STEPS[args.mode](model, clip, autocast) for form, model in models.items()}
-    difference = check_equal(name, {form: step() for form, step in steps.items()}, TOLERANCE[args.precision])
+    in_precision = partial(autocast, device, args.precision)
+    models = networks(name, args, device)
+    steps = {
+        form: STEPS[args.mode](model, channels_last(clip) if form == "last" else clip, in_precision)
+        for form, model in models.items()
+    }
     repeats = STREAMED_FRAMES if args.mode == "stream" else 1
+    logits: dict[str, Tensor] = {}
     result: dict[str, Any] = {
         "input": "x".join(map(str, clip.shape if args.mode != "stream" else (*clip.shape[:2], 1, *clip.shape[3:]))),
         "few_blocks": args.few,
-        "largest_difference": difference,
-        "peak_bytes": {form: clock.peak_bytes(step) for form, step in steps.items()},
+        "batch": args.batch,
+        "peak_bytes": {},
+        "counted": {},
     }
     for form, step in steps.items():
-        cost = cost_of(step)
-        counts = {"operations": cost.operations, "bytes_moved": cost.bytes_moved, "kernels": cost.kernels}
-        result.setdefault("counted", {})[form] = {key: value // repeats for key, value in counts.items()}
+        if args.mode == "train":
+            for parameter in models[form].parameters():  # so that gradients are there before, as in any later step
+                parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+        if form == "compiled" or device.type == "cuda":
+            step()  # compiles, loads libraries and takes their workspaces
+
+        def counted_pass(form: str = form, step: Step = step) -> None:
+            def remembered() -> None:
+                logits[form] = step()
+
+            if form == "compiled":  # what its kernels do cannot be counted
+                return remembered()
+            cost = cost_of(remembered)
+            counts = {"operations": cost.operations, "bytes_moved": cost.bytes_moved, "kernels": cost.kernels}
+            result["counted"][form] = {key: value // repeats for key, value in counts.items()}
+
+        result["peak_bytes"][form] = clock.peak_bytes(counted_pass)
+    result["largest_difference"] = check_equal(name, logits, TOLERANCE[args.precision])
     rounds = []
     for _ in range(args.rounds):
         rounds.append({form: clock.seconds(step) / repeats for form, step in steps.items()})
@@ -246,67 +277,104 @@ def measure(name: str, args: argparse.Namespace, device: torch.device, clock: Cl
         form: statistics.median(each["plain"] / each[form] for each in rounds) for form in steps if form != "plain"
     }
     result["share_of_matrix_rate"] = {
-        form: result["counted"][form]["operations"] / seconds / result["matrix_rate"]
+        form: result["counted"].get(form, result["counted"]["ours"])["operations"] / seconds / result["matrix_rate"]
         for form, seconds in result["seconds"].items()
     }
-    if attention := attention_memory(models, clip, args.mode, clock, autocast):
+    if attention := attention_memory(models, clip, args.mode, clock, in_precision):
         result["attention_peak_bytes"] = attention
+    result["attention_kernels"] = attention_kernels(steps["ours"])
+    if args.stages:
+        with in_precision():
+            result["stages"] = stages(models["ours"], steps["ours"], clock.seconds)
     return result
 
 
-def attention_memory(models, clip: Tensor, mode: str, clock: Clock, autocast: Callable[[], Any]) -> dict[str, int]:
+def attention_kernels(step: Step) -> dict[str, int]:
+    """Calls in a step of each implementation behind ``scaled_dot_product_attention``."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        step()
+    names = Counter(event.name for event in profiler.events() if event.name.startswith("aten::_scaled_dot_product"))
+    return {name.removeprefix("aten::_scaled_dot_product_"): calls for name, calls in names.items()}
+
+
+def attention_memory(
+    models: dict[str, nn.Module], clip: Tensor, mode: str, clock: Clock, in_precision: Callable[[], Any]
+) -> dict[str, int]:
     """Peak of one trajectory attention alone, forward and when training backward too."""
-    attentions = {
-        form: next(module for name, module in model.named_modules() if name.endswith(".attn"))
-        for form, model in models.items()
-        if isinstance(models["ours"], Motionformer)
-    }
-    if not attentions:
+    if not isinstance(models["ours"], Motionformer):
         return {}
+    attentions = {form: models[form].blocks[0].attn for form in ("plain", "ours")}
     attention = attentions["ours"]
     tokens = 1 + attention.frames * (clip.shape[3] // 16) * (clip.shape[4] // 16)
     x = torch.randn(len(clip), tokens, attention.proj.in_features, device=clip.device)
 
     def step(module: nn.Module) -> None:
-        with torch.set_grad_enabled(mode == "train"), autocast():
+        with torch.set_grad_enabled(mode == "train"), in_precision():
             out = module(x)
         if mode == "train":
-            out.sum().backward()
+            out.float().sum().backward()
         module.zero_grad(set_to_none=True)
 
     return {form: clock.peak_bytes(partial(step, module)) for form, module in attentions.items()}
 
 
-def show(name: str, result: dict[str, Any]) -> None:
+def show(name: str, result: dict[str, Any], copies: float) -> None:
     print(f"{name} {result['input']}, logits within {result['largest_difference']:.0e}")
     for form, seconds in result["seconds"].items():
-        counted = result["counted"][form]
+        counted = result["counted"].get(form)
         print(
-            f"  {form:7} {1000 * seconds:9.1f} ms {result['items_a_second'][form]:8.2f}/s "
-            f"{result['peak_bytes'][form] / MIB:9.1f} MiB {counted['operations'] / 1e9:9.2f} Gop "
-            f"{counted['bytes_moved'] / 1e9:8.2f} GB {counted['kernels']:6} kernels "
-            f"{100 * result['share_of_matrix_rate'][form]:5.1f} % of {result['matrix_rate'] / 1e9:.0f} Gop/s "
+            f"  {form:8} {1000 * seconds:9.1f} ms {result['items_a_second'][form]:8.2f}/s "
+            f"{result['peak_bytes'][form] / MIB:9.1f} MiB "
+            + (
+                f"{counted['operations'] / 1e9:9.2f} Gop {counted['bytes_moved'] / 1e9:8.2f} GB "
+                f"{counted['kernels']:6} kernels "
+                if counted
+                else f"{'not counted':>45} "
+            )
+            + f"{100 * result['share_of_matrix_rate'][form]:5.1f} % of {result['matrix_rate'] / 1e9:.0f} Gop/s "
             + (f"{result['times_faster'][form]:6.2f}x" if form != "plain" else ""),
             flush=True,
         )
     if attention := result.get("attention_peak_bytes"):
         sizes = {form: f"{size / MIB:.1f} MiB" for form, size in attention.items()}
         print(f"  one attention at its peak: {sizes}, {attention['plain'] / attention['ours']:.1f}x less", flush=True)
+    if kernels := result["attention_kernels"]:
+        print("  attention by " + ", ".join(f"{name} ({calls} calls)" for name, calls in kernels.items()), flush=True)
+    for stage in result.get("stages", []):
+        least, by = bound(stage, result["matrix_rate"], copies)
+        print(
+            f"  {stage['stage']:16} {stage['parts']:3} of {stage['output']:20} {1000 * stage['seconds']:9.2f} ms "
+            f"{stage['operations'] / 1e9:8.2f} Gop {stage['bytes_moved'] / 1e9:7.3f} GB, "
+            f"{100 * least / stage['seconds']:4.0f} % of the {by} bound",
+            flush=True,
+        )
+    if parts := result.get("stages"):
+        whole, found = result["seconds"]["ours"], sum(stage["seconds"] for stage in parts)
+        print(f"  {'elsewhere':16} {'':27} {1000 * (whole - found):9.2f} ms", flush=True)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="ID", help="ids of videobench.list_models(), by default a few")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--precision", choices=list(TYPES), default="float32")
+    parser.add_argument("--precision", choices=list(TYPES), default="fp32")
     parser.add_argument("--mode", choices=list(STEPS), default="infer", help="stream: frames one by one")
     parser.add_argument("--batch", type=int, default=1, help="clips per step (default 1)")
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each form; the median counts (default 5)")
+    parser.add_argument("--compile", action="store_true", help="ours by torch.compile too")
+    parser.add_argument("--channels-last", action="store_true", help="ours with channels innermost in memory too")
+    parser.add_argument("--stages", action="store_true", help="each stage against its bound, with --mode infer")
     parser.add_argument("--few", action="store_true", help="one block per stage instead of the whole network")
     parser.add_argument("--output", type=Path, help="JSON file (default results/model_DEVICE.json)")
     args = parser.parse_args()
     if args.rounds < 5 or args.batch < 1:
         parser.error("--rounds is at least 5, --batch at least 1")
+    if args.stages and args.mode != "infer":
+        parser.error("--stages goes with --mode infer")
+    if args.mode == "stream" and (args.compile or args.channels_last):
+        parser.error("--mode stream has neither --compile nor --channels-last")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no GPU here")
     torch.set_num_threads(1)
     device = torch.device(args.device)
     clock = Clock(device)
@@ -318,19 +386,28 @@ def main() -> int:
         "rounds": args.rounds,
         "copy_rate": copy_rate(clock),
     }
+    if device.type == "cuda":
+        facts["cudnn"] = torch.backends.cudnn.version()
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
     output = args.output or RESULTS / f"model_{args.device}.json"
     results = json.loads(output.read_text()) if output.exists() else {}
+    status = 0
     try:
         for name in args.names or (STREAMS if args.mode == "stream" else DEFAULT):
-            result = measure(zoo_row(name).name, args, device, clock)
-            show(name, result)
+            try:
+                with tf32(False):
+                    result = measure(zoo_row(name).name, args, device, clock)
+            except torch.OutOfMemoryError as error:
+                print(f"{name}: {args.batch} clips do not fit, give a smaller --batch ({error})", file=sys.stderr)
+                status = 1
+                continue
+            show(name, result, facts["copy_rate"])
             results.setdefault(args.mode, {})[name] = {**result, **facts}
             output.write_text(json.dumps(results, indent=2) + "\n")
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    return 0
+    return status
 
 
 if __name__ == "__main__":

@@ -9,6 +9,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def product_of_patches(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 3D convolution whose stride is its kernel, without padding, as one matrix product.
+
+    Args:
+        x: clip [N, C, T, H, W], whose sides are multiples of the kernel's.
+        weight: filters [C', C, t, h, w].
+        bias: [C'], or None.
+
+    Returns:
+        [N, T / t, H / h, W / w, C'].
+    """
+    tubes = (
+        x.unflatten(4, (-1, weight.shape[4])).unflatten(3, (-1, weight.shape[3])).unflatten(2, (-1, weight.shape[2]))
+    )
+    return F.linear(tubes.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4), weight.flatten(1), bias)
+
+
 class PointwiseConv3d(nn.Conv3d):
     """A 1x1x1 convolution, which is one matrix product with channels last: [N, C, T, H, W] -> [N, C', T, H, W]."""
 

@@ -7,13 +7,13 @@ and a noun classifier. Parameter names are those of the published checkpoints.
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
-from math import isqrt
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, linear
+from torch.nn.functional import interpolate
 
 from videobench.config import CfgNode
+from videobench.models.convolutions import product_of_patches
 from videobench.models.layers import (
     DropPath,
     VideoModel,
@@ -24,6 +24,7 @@ from videobench.models.layers import (
     run_block,
 )
 from videobench.models.motionformer_attention import DividedAttention, JointAttention, TrajectoryAttention
+from videobench.models.motionformer_image_weights import inflate_image_weights, resize_grid
 from videobench.models.registry import register_model
 
 # The position table is the image network's, whatever the crop; other grids resize it in the forward pass.
@@ -38,12 +39,11 @@ class ImagePatches(nn.Module):
 
     def __init__(self, channels: int, dim: int, patch_size: int) -> None:
         super().__init__()
-        self.patch_size = patch_size
         self.proj = nn.Conv2d(channels, dim, patch_size, stride=patch_size)
 
     def forward(self, clip: Tensor) -> Tensor:
         """Clip [N, C, T, H, W] to tokens [N, T * rows * columns, dim]."""
-        return _project_tubes(clip, self.proj, 1, self.patch_size)
+        return product_of_patches(clip, self.proj.weight.unsqueeze(2), self.proj.bias).flatten(1, 3)
 
 
 class TubePatches(nn.Module):
@@ -51,19 +51,11 @@ class TubePatches(nn.Module):
 
     def __init__(self, channels: int, dim: int, tube: int, patch_size: int) -> None:
         super().__init__()
-        self.tube = tube
-        self.patch_size = patch_size
         self.proj = nn.Conv3d(channels, dim, (tube, patch_size, patch_size), stride=(tube, patch_size, patch_size))
 
     def forward(self, clip: Tensor) -> Tensor:
         """Clip [N, C, T, H, W] to tokens [N, T / tube * rows * columns, dim]."""
-        return _project_tubes(clip, self.proj, self.tube, self.patch_size)
-
-
-def _project_tubes(clip: Tensor, convolution: nn.Module, tube: int, side: int) -> Tensor:
-    tubes = clip.unflatten(4, (-1, side)).unflatten(3, (-1, side)).unflatten(2, (-1, tube))
-    pixels = tubes.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)
-    return linear(pixels, convolution.weight.flatten(1), convolution.bias)
+        return product_of_patches(clip, self.proj.weight, self.proj.bias).flatten(1, 3)
 
 
 class Mlp(nn.Module):
@@ -287,7 +279,7 @@ class Motionformer(VideoModel):
         if self.joint_positions:
             return self.st_embed
         class_token, grid = self.pos_embed.split([1, self.pos_embed.shape[1] - 1], dim=1)
-        grid = _resize_grid(grid, rows, columns)
+        grid = resize_grid(grid, rows, columns)
         return torch.cat((class_token, (grid.unsqueeze(1) + self.temp_embed.unsqueeze(2)).flatten(1, 2)), dim=1)
 
     def reset_head(self, num_classes: int | dict[str, int]) -> None:
@@ -329,53 +321,6 @@ class Motionformer(VideoModel):
 def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ValueError(f"{key} is {' or '.join(choices)}, got {value!r}")
-
-
-def _resize_grid(grid: Tensor, rows: int, columns: int) -> Tensor:
-    """Square position table [1, side * side, C] to [1, rows * columns, C], bicubic with half-pixel centres."""
-    side = isqrt(grid.shape[1])
-    if (rows, columns) == (side, side):
-        return grid
-    image = grid.transpose(1, 2).unflatten(2, (side, side))
-    return interpolate(image, size=(rows, columns), mode="bicubic").flatten(2).transpose(1, 2)
-
-
-def inflate_image_weights(state: dict[str, Tensor], model: Motionformer) -> dict[str, Tensor]:
-    """An image ViT's weights as weights of ``model``: all that fits, in the names and shapes of its state dict.
-
-    The 2D patch kernel becomes the middle frame (number ``tube // 2``) of a 3D kernel that is zero elsewhere, so that a
-    tube starts as that frame's patch. ``st_embed`` is the position table repeated over time. A table of another grid
-    is resized. What an image network has no weights for stays as it is in ``model``: ``proj_q``, ``proj_kv``,
-    ``timeattn``, ``norm3``, ``temp_embed``, ``pre_logits``, and classifiers of another size.
-
-    Args:
-        state: state dict in timm's names (``vit_base_patch16_224``, ``vit_large_patch16_224``).
-        model: the network the weights are meant for; it is not changed.
-
-    Raises:
-        ValueError: when ``state`` is no ViT with the patch size and width of ``model``.
-    """
-    wanted = model.state_dict()
-    kernel, positions = state.get("patch_embed.proj.weight"), state.get("pos_embed")
-    kernel_shape = wanted["patch_embed.proj.weight"].shape
-    if kernel is None or positions is None or kernel.shape != kernel_shape:
-        found = "none" if kernel is None else list(kernel.shape)
-        raise ValueError(
-            "the network takes weights of an image ViT with pos_embed and a patch_embed.proj.weight of "
-            f"{list(kernel_shape)}, got {found}"
-        )
-    side = isqrt(wanted["pos_embed"].shape[1] - 1)
-    class_token, grid = positions.split([1, positions.shape[1] - 1], dim=1)
-    grid = _resize_grid(grid, side, side)
-    tube = kernel.new_zeros(wanted["patch_embed_3d.proj.weight"].shape)
-    tube[:, :, model.tube // 2] = kernel
-    inflated = state | {
-        "pos_embed": torch.cat((class_token, grid), dim=1),
-        "st_embed": torch.cat((class_token, grid.repeat(1, model.temporal_resolution, 1)), dim=1),
-        "patch_embed_3d.proj.weight": tube,
-        "patch_embed_3d.proj.bias": state["patch_embed.proj.bias"].clone(),
-    }
-    return {name: value for name, value in inflated.items() if name in wanted and value.shape == wanted[name].shape}
 
 
 def motionformer_arguments(cfg: CfgNode) -> dict:

@@ -4,9 +4,12 @@ Tokens are [N, 1 + S, C]: a class token, then S = F * P patches in the order fra
 values are [N, heads, tokens, head channels], here called D for the channels of one head.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 
 class SpaceTimeAttention(nn.Module):
@@ -121,38 +124,33 @@ class TrajectoryAttention(SpaceTimeAttention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         class_and_patches = [1, q.shape[2] - 1]
-        class_q, patch_q = q.split(class_and_patches, dim=2)
-        class_token = _merge_heads(scaled_dot_product_attention(class_q, k, v))
-        patch_k, patch_v = (x.split(class_and_patches, dim=2)[1] for x in (k, v))
-        if torch.is_grad_enabled() or q.is_cuda:
-            trajectories = self.through_frames(patch_q, patch_k, patch_v)
-            # What a patch found in its own frame asks the question of the second step.
-            own = trajectories.unflatten(1, (self.frames, -1)).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
-            patches = self.along_time(trajectories, self.proj_q(own.flatten(1, 2)))
-            return torch.cat((class_token, patches), dim=1)
-        # Nothing is kept for a backward pass: the trajectories of one frame's patches at a time stay in the caches.
-        by_frame = (x.unflatten(2, (self.frames, -1)).unbind(2) for x in (patch_q, patch_k, patch_v))
-        frames = list(zip(*by_frame, strict=True))
-        own = [self.weigh(*frame) for frame in frames]
-        queries = self.proj_q(torch.cat(own, dim=1)).unflatten(1, (self.frames, -1)).unbind(1)
-        done = [class_token]
-        for index, (frame_q, _, _) in enumerate(frames):
-            found = [own[f] if f == index else self.weigh(frame_q, k, v) for f, (_, k, v) in enumerate(frames)]
-            done.append(self.along_time(torch.stack(found, dim=2), queries[index]))
+        (class_q, patch_q), (_, patch_k), (_, patch_v) = (x.split(class_and_patches, dim=2) for x in (q, k, v))
+        queries, *keys_and_values = (x.unflatten(2, (self.frames, -1)) for x in (patch_q, patch_k, patch_v))
+        by_frame = list(zip(*(x.unbind(2) for x in keys_and_values), strict=True))
+        done = [_merge_heads(scaled_dot_product_attention(class_q, k, v))]
+        together = _frames_together(q.device, self.frames)
+        for group, some in enumerate(queries.split(together, dim=2)):
+            frames = range(group * together, group * together + some.shape[2])
+            trajectories = [self.weigh(some.flatten(2, 3), *frame) for frame in by_frame]
+            # The second step is cheap to do again, and what its backward pass would need is larger than all the rest.
+            done.append(
+                checkpoint(self.along_time, trajectories, frames, use_reentrant=False, preserve_rng_state=False)
+                if torch.is_grad_enabled()
+                else self.along_time(trajectories, frames)
+            )
         return torch.cat(done, dim=1)
 
-    def through_frames(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """First step: patches [N, heads, F * P, D] to trajectory tokens with merged heads, [N, F * P, F, C]."""
-        frames = zip(*(x.unflatten(2, (self.frames, -1)).unbind(2) for x in (k, v)), strict=True)
-        return torch.stack([self.weigh(q, frame_k, frame_v) for frame_k, frame_v in frames], dim=2)
-
-    def along_time(self, trajectories: Tensor, query: Tensor) -> Tensor:
-        """Second step: trajectory tokens [N, S, F, C] and their queries [N, S, C] to patches [N, S, C]."""
-        batch, patches, _, dim = trajectories.shape
-        query = query.flatten(0, 1) * self.scale
+    def along_time(self, trajectories: Sequence[Tensor], frames: range) -> Tensor:
+        """Second step for the patches of some ``frames``: their tokens of each of F frames, [N, S, C], to [N, S, C]."""
+        places = trajectories[0].shape[1] // len(frames)
+        # What a patch found in its own frame asks the question.
+        found = [trajectories[frame].split(places, dim=1)[index] for index, frame in enumerate(frames)]
+        own = found[0] if len(found) == 1 else torch.cat(found, dim=1)
+        batch, _, dim = own.shape
+        query = self.proj_q(own).flatten(0, 1) * self.scale
         key_map, value_map = self.proj_kv.weight.unflatten(0, (2, self.num_heads, -1)).unbind(0)  # [heads, D, C] each
 
-        y = trajectories.flatten(0, 1)
+        y = torch.stack(trajectories, dim=2).flatten(0, 1)  # [N * S, F, C]
         folded = query.unflatten(-1, (self.num_heads, -1)).transpose(0, 1) @ key_map
         weights = (folded.transpose(0, 1) @ y.transpose(1, 2)).softmax(dim=-1)  # [N * S, heads, F]
         if self.project_values:
@@ -163,8 +161,13 @@ class TrajectoryAttention(SpaceTimeAttention):
         else:
             weights = weights.transpose(1, 2).unsqueeze(-1).to(y.dtype)
             out = (weights * y.unflatten(-1, (self.num_heads, -1))).sum(dim=1).flatten(1)
-        return out.unflatten(0, (batch, patches))
+        return out.unflatten(0, (batch, -1))
 
 
 def _merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
+
+
+def _frames_together(device: torch.device, frames: int) -> int:
+    # The trajectories of one frame's patches stay in a CPU's caches; GPUs want few and large kernels.
+    return 1 if device.type == "cpu" else -(-frames // 2)

@@ -1,0 +1,118 @@
+"""How many clips a training step takes on a GPU, with and without recomputed activations.
+
+    python benchmarks/largest_batch.py [ID ...] [--precision bf16]
+
+A step is forward and backward pass and AdamW. The batch doubles until the memory does not suffice, then the gap is
+halved down to an eighth of it; the step that fitted is timed.
+"""
+
+import argparse
+import gc
+import json
+import sys
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from activation_memory import DEFAULT, FORMS, device_description, input_shape
+from model import TYPES, Clock
+
+import videobench
+from videobench.engine.arithmetic import autocast
+from videobench.models.zoo import zoo_row
+
+RESULTS = Path(__file__).parent / "results/largest_batch.json"
+
+
+def largest(fits: Callable[[int], bool]) -> int:
+    """The largest batch that fits, to an eighth of it; 0 when not even one clip does."""
+    if not fits(1):
+        return 0
+    low, high = 1, 2
+    while fits(high):
+        low, high = high, 2 * high
+    while high - low > max(1, low // 8):
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def measure(name: str, recomputed: int, precision: str, device: torch.device) -> dict[str, Any]:
+    """The largest batch of a network and its clips a second; ``recomputed`` as ``checkpoint_blocks`` takes it."""
+    model = videobench.create_model(name, checkpoint_blocks=recomputed).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    shape = input_shape(name)
+
+    def step(batch: int) -> None:
+        clip = torch.randn(batch, *shape, device=device)
+        model.clean_activation_buffers()
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(device, precision):
+            logits = model(clip)
+        heads = logits.values() if isinstance(logits, dict) else [logits]
+        target = torch.zeros(batch, dtype=torch.int64, device=device)
+        sum(F.cross_entropy(head.float(), target) for head in heads).backward()
+        optimizer.step()
+
+    def fits(batch: int) -> bool:
+        try:
+            step(batch)
+            torch.cuda.synchronize(device)
+        except torch.cuda.OutOfMemoryError:
+            fitted = False
+        else:
+            fitted = True
+        # After the exception is gone, and with it the frames that hold the activations.
+        optimizer.zero_grad(set_to_none=True)
+        gc.collect()
+        torch.cuda.empty_cache()
+        return fitted
+
+    batch = largest(fits)
+    result: dict[str, Any] = {"batch": batch}
+    if batch:
+        clock = Clock(device)
+        step(batch)
+        result["clips_a_second"] = batch / min(clock.seconds(lambda: step(batch)) for _ in range(5))
+    return result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "names", nargs="*", metavar="ID", help="ids of videobench.list_models(); one per family if none"
+    )
+    parser.add_argument("--precision", choices=list(TYPES), default="bf16")
+    parser.add_argument(
+        "--output", type=Path, default=RESULTS, help="JSON file; entries of these networks are replaced"
+    )
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("torch finds no GPU here")
+    device = torch.device("cuda")
+    facts = {
+        "date": date.today().isoformat(),
+        "torch": torch.__version__,
+        "device": device_description(device),
+        "gib": round(torch.cuda.get_device_properties(device).total_memory / 2**30, 1),
+        "precision": args.precision,
+    }
+    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    results = json.loads(args.output.read_text()) if args.output.exists() else {}
+    for name in args.names or DEFAULT:
+        found = {form: measure(zoo_row(name).name, count, args.precision, device) for form, count in FORMS.items()}
+        print(
+            f"{name:42} "
+            + ", ".join(f"{form}: {r['batch']} clips, {r.get('clips_a_second', 0):.1f}/s" for form, r in found.items()),
+            flush=True,
+        )
+        results[name] = {**found, **facts}
+        args.output.write_text(json.dumps(results, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
