@@ -54,10 +54,23 @@ class TrainingBatch:
         labels = _each(self.labels, lambda tensor: tensor.pin_memory())
         return replace(self, clips=self.clips.pin_memory(), labels=labels)
 
-    def to(self, device: torch.device | str) -> "TrainingBatch":
-        """The same batch with clips and labels on a device; from page-locked memory, without waiting."""
-        labels = _each(self.labels, lambda tensor: tensor.to(device, non_blocking=True))
-        return replace(self, clips=self.clips.to(device, non_blocking=True), labels=labels)
+    def to(self, device: torch.device | str, stream: torch.cuda.Stream | None = None) -> "TrainingBatch":
+        """The same batch with clips and labels on a device; from page-locked memory, without waiting.
+
+        Args:
+            device: where to.
+            stream: copies here, while the current stream goes on with what it has to do.
+        """
+        with torch.cuda.stream(stream):
+            clips = self.clips.to(device, non_blocking=True)
+            labels = _each(self.labels, lambda tensor: tensor.to(device, non_blocking=True))
+        if stream is not None:
+            current = torch.cuda.current_stream(device)
+            current.wait_stream(stream)
+            # Else the memory would be free for the next batch as soon as this one is dropped.
+            for tensor in (clips, *(labels.values() if isinstance(labels, dict) else [labels])):
+                tensor.record_stream(current)
+        return replace(self, clips=clips, labels=labels)
 
 
 class EpochBatches:

@@ -72,6 +72,7 @@ class Trainer:
         self.continued = self.state.start(cfg)
 
         pin = cfg.DATA_LOADER.PIN_MEMORY and device.type == "cuda"
+        self.copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.loader = TrainingLoader(cfg, rank=rank(), world_size=world_size(), pin_memory=pin)
         self.augmentation, self.mixing = Augmentation.from_config(cfg), Mixing.from_config(cfg)
         self.validation = Validation(cfg, device)
@@ -194,7 +195,7 @@ class Trainer:
     def _prepare(self, batch: TrainingBatch) -> tuple[Tensor, Tensor | dict[str, Tensor]]:
         """Network inputs [N, C, T, H, W] and their targets."""
         state = self.state
-        batch = batch.to(self.device)
+        batch = batch.to(self.device, self.copies)
         clips = batch.clips if self.augmentation.in_workers else self.augmentation.pixels(batch.clips, batch.keys)
         inputs = self.augmentation.finish(clips, batch.keys)
         rng = np.random.default_rng([self.cfg.RNG_SEED, _MIXING, state.epoch, state.step, rank()])
