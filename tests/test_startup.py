@@ -26,3 +26,10 @@ def test_help_loads_no_heavy_library(script):
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
     assert done.stdout.splitlines()[-1] == "loaded []"
+
+
+def test_the_package_itself_loads_no_heavy_library():
+    program = f"import sys, videobench; print(sorted({HEAVY!r} & set(sys.modules)), videobench.__version__)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("[] ")

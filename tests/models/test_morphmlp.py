@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import videobench
-from videobench.models import flops
-from videobench.models.morphmlp import GlobalMixing, SpatialMixing, TemporalMixing
+from videobench.models import flops, morphmlp_mixing
+from videobench.models.morphmlp_mixing import GlobalMixing, SpatialMixing, TemporalMixing
 
 # The published float64 logits have twelve digits; these networks forgive a wrong eps at the usual 1e-6.
 TOLERANCE = 1e-8
@@ -80,13 +80,16 @@ def test_published_numbers(name):
     seen = {}
     for probe in g["probes"]:
         module = model.get_submodule(probe["module"])
-        module.register_forward_hook(lambda _m, _i, output, key=probe["module"]: seen.__setitem__(key, output))
+        module.register_forward_hook(
+            lambda _m, _i, output, key=probe["module"]: seen.setdefault(key, []).append(output)
+        )
     with torch.no_grad():
         logits = model(golden.clip(g))
 
     for probe in g["probes"]:
-        output, first = seen[probe["module"]], torch.tensor(probe["first"], dtype=torch.float64)
-        assert list(output.shape) == probe["shape"], probe["after"]
+        # Layers within the mixing get all frames in a row, or a few at a time.
+        output = torch.cat(seen[probe["module"]]).view(probe["shape"])
+        first = torch.tensor(probe["first"], dtype=torch.float64)
         torch.testing.assert_close(output.flatten()[: len(first)], first, atol=TOLERANCE, rtol=0, msg=probe["after"])
         assert output.mean().item() == pytest.approx(probe["mean"], abs=TOLERANCE), probe["after"]
         assert output.std(correction=0).item() == pytest.approx(probe["std"], abs=TOLERANCE), probe["after"]
@@ -174,6 +177,17 @@ def test_global_mixing_is_the_specification(height, width, length):
     branches = torch.stack([mix_chunks(layer.mlp_h, flat, chunks), layer.mlp_c(flat)], dim=-1)
     shares = layer.reweight(branches.sum(-1).mean(0)).view(dim, 2).softmax(-1)
     torch.testing.assert_close(layer(x), layer.proj((branches * shares).sum(-1)).view(x.shape))
+
+
+@pytest.mark.parametrize("kind", [SpatialMixing, GlobalMixing])
+def test_frames_mixed_one_at_a_time(kind, monkeypatch):
+    """Without gradients few frames are mixed at a time, each with the shares of its own clip."""
+    layer = randomised(kind(8, 4)).double()
+    x = torch.randn(2, 3, 4, 4, 8, dtype=torch.float64)
+    expected = layer(x)
+    monkeypatch.setattr(morphmlp_mixing, "PIECE", 1)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected)
 
 
 def test_temporal_mixing_is_the_specification():

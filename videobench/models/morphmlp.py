@@ -7,7 +7,6 @@ channels-last frames, every other layer is a matrix product over the last axis.
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -21,6 +20,8 @@ from videobench.models.layers import (
     group_parameters,
     run_block,
 )
+from videobench.models.linear import Mlp
+from videobench.models.morphmlp_mixing import GlobalMixing, SpatialMixing, TemporalMixing
 from videobench.models.registry import register_model
 
 STAGES = 4
@@ -68,141 +69,6 @@ class Downsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         frames = _conv_frames(x.flatten(0, 1).permute(0, 3, 1, 2), self.proj)
         return self.norm(frames.permute(0, 2, 3, 1).unflatten(0, x.shape[:2]))
-
-
-class Mlp(nn.Module):
-    """Linear, GELU, linear over the last axis."""
-
-    def __init__(self, dim: int, hidden: int, out_dim: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, out_dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
-def _tile(height: int, width: int, length: int) -> tuple[int, int] | None:
-    """Rows and columns of the rectangle that ``length`` tokens in reading order fill, None when they fill none."""
-    if width % length == 0:
-        return 1, length
-    if length % width == 0 and height % (length // width) == 0:
-        return length // width, width
-    return None
-
-
-def _to_chunks(x: Tensor, length: int) -> Tensor:
-    """Cut maps [B, T, H, W, C] in reading order into chunks of ``length`` tokens, and channels into ``length`` groups.
-
-    Returns [B, T, H * W / length, length, C]: chunk, group, and in the last axis the group's C / length channels of
-    the chunk's tokens one after another.
-    """
-    batch, time, height, width, dim = x.shape
-    tile = _tile(height, width, length)
-    if tile is None:  # a chunk that ends within a row after beginning in another: read the map as one long row
-        return _to_chunks(x.reshape(batch, time, 1, height * width, dim), length)
-    rows, columns = tile
-    x = x.unflatten(4, (length, -1)).unflatten(3, (-1, columns)).unflatten(2, (-1, rows))
-    return x.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(batch, time, -1, length, dim)
-
-
-def _from_chunks(chunks: Tensor, height: int, width: int) -> Tensor:
-    """The inverse of :func:`_to_chunks`: maps [B, T, height, width, C]."""
-    batch, time, _, length, dim = chunks.shape
-    tile = _tile(height, width, length)
-    if tile is None:
-        return _from_chunks(chunks, 1, height * width).view(batch, time, height, width, dim)
-    rows, columns = tile
-    tokens = chunks.view(batch, time, height // rows, width // columns, length, rows, columns, dim // length)
-    return tokens.permute(0, 1, 2, 5, 3, 6, 4, 7).reshape(batch, time, height, width, dim)
-
-
-def _chunk_mean(chunks: Tensor) -> Tensor:
-    """Mean over all tokens [B, C] of maps in the layout of :func:`_to_chunks`."""
-    length = chunks.shape[3]
-    return chunks.mean((1, 2)).unflatten(2, (length, -1)).mean(2).flatten(1)
-
-
-def _branch_shares(scores: Tensor, branches: int) -> tuple[Tensor, ...]:
-    """Softmax over the branches of scores [B, C * branches], branch index fastest: one [B, 1, 1, 1, C] per branch."""
-    shares = scores[:, None, None, None].unflatten(4, (-1, branches)).softmax(-1)
-    return shares.to(scores.dtype).unbind(-1)  # autocast's float32 softmax would widen every token it multiplies
-
-
-class SpatialMixing(nn.Module):
-    """MorphFC_s of stages 1 to 3: chunks along columns, chunks along rows, and channels.
-
-    Args:
-        dim: channels, a multiple of ``length``.
-        length: tokens per chunk.
-        bias: bias of the mixing layers.
-    """
-
-    def __init__(self, dim: int, length: int, bias: bool = True) -> None:
-        super().__init__()
-        self.length = length
-        self.mlp_h = nn.Linear(dim, dim, bias=bias)
-        self.mlp_w = nn.Linear(dim, dim, bias=bias)
-        self.mlp_c = nn.Linear(dim, dim, bias=bias)
-        self.reweight = Mlp(dim, dim // 4, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2:4]
-        columns = self.mlp_h(_to_chunks(x.transpose(2, 3), self.length))
-        rows = self.mlp_w(_to_chunks(x, self.length))
-        channels = self.mlp_c(x)
-        mean = _chunk_mean(columns) + _chunk_mean(rows) + channels.mean((1, 2, 3))
-        share_h, share_w, share_c = _branch_shares(self.reweight(mean), 3)
-        mixed = torch.addcmul(channels * share_c, _from_chunks(rows, height, width), share_w)
-        mixed = torch.addcmul(mixed, _from_chunks(columns, width, height).transpose(2, 3), share_h)
-        return self.proj(mixed)
-
-
-class GlobalMixing(nn.Module):
-    """MorphFC_s of stage 4: chunks of tokens H * W / length apart (all tokens, at the published size), and channels.
-
-    Arguments as for :class:`SpatialMixing`.
-    """
-
-    def __init__(self, dim: int, length: int, bias: bool = True) -> None:
-        super().__init__()
-        self.length = length
-        self.mlp_c = nn.Linear(dim, dim, bias=bias)
-        self.mlp_h = nn.Linear(dim, dim, bias=bias)
-        self.reweight = Mlp(dim, dim // 4, 2 * dim)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        strided = x.flatten(2, 3).unflatten(2, (self.length, -1)).transpose(2, 3)
-        tokens = self.mlp_h(_to_chunks(strided, self.length))
-        channels = self.mlp_c(x)
-        share_h, share_c = _branch_shares(self.reweight(_chunk_mean(tokens) + channels.mean((1, 2, 3))), 2)
-        mixed = _from_chunks(tokens, *strided.shape[2:4]).transpose(2, 3).reshape(x.shape)
-        return self.proj(torch.addcmul(channels * share_c, mixed, share_h))
-
-
-class TemporalMixing(nn.Module):
-    """MorphFC_t: a linear layer over all frames of each location and channel group.
-
-    Args:
-        dim: channels, a multiple of ``groups``.
-        time: frames of the tokens, fixed by the layer's width ``time * dim / groups``.
-        groups: groups of neighbouring channels that share the layer.
-        bias: bias of the mixing layer.
-    """
-
-    def __init__(self, dim: int, time: int, groups: int, bias: bool = True) -> None:
-        super().__init__()
-        self.groups = groups
-        self.mlp_t = nn.Linear(time * dim // groups, time * dim // groups, bias=bias)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        time = x.shape[1]
-        lines = x.unflatten(4, (self.groups, -1)).permute(0, 2, 3, 4, 1, 5).flatten(4)
-        lines = self.mlp_t(lines).unflatten(4, (time, -1))
-        return self.proj(lines.permute(0, 4, 1, 2, 3, 5).flatten(4))
 
 
 class Block(nn.Module):
