@@ -14,7 +14,8 @@ import videobench
 from videobench.models import movinet
 from videobench.models.flops import giga_macs
 from videobench.models.movinet import MoViNet
-from videobench.models.movinet_layers import Convolution, ShortcutPool, State
+from videobench.models.movinet_convolution import Convolution
+from videobench.models.movinet_layers import ShortcutPool, State
 from videobench.models.movinet_variants import VARIANTS, Stage, Variant
 
 slow = pytest.mark.slow
@@ -230,6 +231,51 @@ def test_a_state_that_knows_its_size_keeps_its_shapes(flavour, size):
     assert list(after) == list(state)
 
 
+def test_frames_one_by_one_leave_the_state_that_a_piece_leaves():
+    model = tiny(**PUBLISHED_STREAM, positional_encoding=True)
+    clip = random_clip(2, 3, 4, 37, 30)
+    with torch.no_grad():
+        _, wanted = model.stream(clip, model.stream_state(2))
+        state = model.stream_state(2, size=(37, 30))
+        for frame in clip.split(1, dim=2):
+            given = {key: value.clone() for key, value in state.items()}
+            _, left = model.stream(frame, state)
+            assert all(torch.equal(state[key], given[key]) for key in given)
+            state = left
+    assert list(state) == list(wanted)
+    for key, value in wanted.items():
+        torch.testing.assert_close(state[key], value, rtol=0, atol=1e-12, msg=key)
+        assert state[key].is_contiguous(memory_format=torch.channels_last_3d) or not key.endswith("deep")
+
+
+def test_single_frames_heed_changed_weights_and_hooks():
+    model = tiny(**PUBLISHED_STREAM).requires_grad_(False)
+    frame = random_clip(1, 3, 1, 32, 32)
+
+    def step(grad: bool = False) -> torch.Tensor:
+        """With gradients, frames go through every module."""
+        with torch.set_grad_enabled(grad):
+            return model.stream(frame, state)[0]
+
+    state = model.stream_state(1)
+    before = step()
+    model.blocks["b1_l1"].deep.conv_2.norm.running_mean.add_(1.0)
+    changed = step()
+    assert not torch.allclose(changed, before)
+    torch.testing.assert_close(changed, step(grad=True), rtol=0, atol=1e-12)
+    seen = []
+    handle = model.blocks["b0_l0"].expand.register_forward_hook(lambda _module, _args, out: seen.append(out.shape))
+    torch.testing.assert_close(step(), changed, rtol=0, atol=1e-12)
+    assert seen == [(1, 8, 1, 16, 16)]
+    handle.remove()
+    model.conv1.conv_1.conv.weight.data.mul_(2.0)  # such a change is not counted, a stream that begins sees it
+    state = model.stream_state(1)
+    torch.testing.assert_close(step(), step(grad=True), rtol=0, atol=1e-12)
+    model.float()
+    frame, state = frame.float(), model.stream_state(1)
+    assert step().dtype == torch.float32
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("flavour", [PUBLISHED_STREAM, {"causal": True, "conv_type": "3d"}], ids=str)
 def test_half_precision_streams(flavour, dtype):
@@ -241,7 +287,7 @@ def test_half_precision_streams(flavour, dtype):
         state = model.stream_state(1)
         assert {value.dtype for key, value in state.items() if key.endswith("deep")} == {dtype}
         assert state["head"].dtype == torch.float32
-        for frames in clip.to(dtype).split(2, dim=2):
+        for frames in clip.to(dtype).split([2, 1, 1, 2], dim=2):
             logits, state = model.stream(frames, state)
             called = model(frames)
             torch.testing.assert_close(called, logits)

@@ -19,6 +19,8 @@ from videobench.models.layers import (
     group_parameters,
     run_block,
 )
+from videobench.models.movinet_convolution import memory_order
+from videobench.models.movinet_frames import FrameStep
 from videobench.models.movinet_layers import (
     Block,
     ConvLayer,
@@ -28,7 +30,6 @@ from videobench.models.movinet_layers import (
     Style,
     Unit,
     frame_vectors,
-    memory_order,
 )
 from videobench.models.movinet_variants import KERNELS, VARIANTS, Variant
 from videobench.models.registry import register_model
@@ -134,6 +135,7 @@ class MoViNet(VideoModel):
         self.reset_head(num_classes)
         self.min_size = next(size for size in count(1) if min(self._sizes(size)) >= 1)
         self._activations: State | None = None
+        self._frame_step: FrameStep | None = None
 
     def forward(self, clip: Tensor) -> Tensor:
         """Logits [N, num_classes] of a clip [N, C, T, H, W].
@@ -199,6 +201,7 @@ class MoViNet(VideoModel):
             size: side, or height and width, of the frames to come. Without it the first call finds out, and returns
                 a state of other shapes than it got; give it when shapes must not change (export, compilation).
         """
+        self._frame_step = None  # a stream begins with the weights as they are now
         parameter = self.conv7.conv_1.conv.weight
         device = parameter.device if device is None else torch.device(device)
         dtype = parameter.dtype if dtype is None else dtype
@@ -231,6 +234,12 @@ class MoViNet(VideoModel):
 
     def _pooled(self, clip: Tensor, past: State | None) -> tuple[Tensor, State]:
         check_clip(clip, self.in_channels, min_size=self.min_size)
+        if past is not None and FrameStep.serves(self, clip):
+            step = self._frame_step
+            if step is None or not step.is_current():
+                step = self._frame_step = FrameStep(self)
+            if not step.is_observed():
+                return step(clip, past)
         clip = clip.contiguous(memory_format=memory_order(clip.device))
         positions = None
         left: State = {}
@@ -290,9 +299,18 @@ class MoViNet(VideoModel):
             self, lambda name: next(i for i, layer in enumerate(layers) if name.startswith(f"{layer}."))
         )
 
+    def train(self, mode: bool = True) -> "MoViNet":
+        """Switch between training and evaluation, see :meth:`torch.nn.Module.train`."""
+        self._frame_step = None
+        return super().train(mode)
+
+    def _apply(self, *args, **kwargs) -> "MoViNet":
+        self._frame_step = None  # other devices and types
+        return super()._apply(*args, **kwargs)
+
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles begin a stream of their own.
-        return {**self.__dict__, "_activations": None}
+        return {**self.__dict__, "_activations": None, "_frame_step": None}
 
 
 def movinet_arguments(cfg) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from videobench.models.movinet_convolution import Convolution, as_clips, as_images, layout
+
 State = dict[str, Tensor]
 
 
@@ -41,22 +43,30 @@ class Piece:
     def __init__(self, past: State, positions: Tensor) -> None:
         self.past = past
         self.positions = positions
+        self.counts = (positions + 1)[..., None]
         self.left: State = {}
 
-    def with_earlier_frames(self, key: str, x: Tensor, frames: int) -> Tensor:
-        """``x`` [N, C, T, H, W] with the ``frames`` frames before it in front; before the first there is zero."""
+    def earlier_frames(self, key: str, height: int, width: int) -> Tensor:
+        """The frames [N, C, K - 1, H, W] before the first one of this piece; before all of them there is zero."""
         before = self.past[key]
-        if before.shape[-2:] == x.shape[-2:]:
-            joined = torch.cat([before.to(x.dtype).contiguous(memory_format=_layout(x)), x], dim=2)
-        elif before.shape[-2:] == (1, 1):
-            joined = F.pad(x, (0, 0, 0, 0, frames, 0))  # a fresh state that was not told its size
+        if before.shape[-2:] == (height, width):
+            return before
+        if before.shape[-2:] == (1, 1):
+            return before.expand(-1, -1, -1, height, width)  # a fresh state that was not told its size
+        raise ValueError(
+            f"the stream began with other frame sizes ({key} holds {list(before.shape[-2:])}, the new frames give "
+            f"{[height, width]}): take a new stream_state, or call clean_activation_buffers()"
+        )
+
+    def with_earlier_frames(self, key: str, x: Tensor) -> Tensor:
+        """``x`` [N, C, T, H, W] with the frames before it in front, of which the last are left for the next piece."""
+        before = self.earlier_frames(key, *x.shape[-2:])
+        if before.shape == self.past[key].shape:
+            joined = torch.cat([before.to(x.dtype).contiguous(memory_format=layout(x)), x], dim=2)
         else:
-            raise ValueError(
-                f"the stream began with other frame sizes ({key} holds {list(before.shape[-2:])}, the new frames give "
-                f"{list(x.shape[-2:])}): take a new stream_state, or call clean_activation_buffers()"
-            )
-        tail = joined.detach()[:, :, -frames:].to(before.dtype)
-        self.left[key] = tail.clone(memory_format=_layout(x))  # not a view, which would keep the whole piece alive
+            joined = F.pad(x, (0, 0, 0, 0, before.shape[2], 0))  # zeros that need not be written first
+        tail = joined.detach()[:, :, -before.shape[2] :].to(self.past[key].dtype)
+        self.left[key] = tail.clone(memory_format=layout(x))  # not a view, which would keep the whole piece alive
         return joined
 
     def running_mean(self, key: str, x: Tensor) -> Tensor:
@@ -64,7 +74,7 @@ class Piece:
         total = self.past[key]
         sums = total[:, None] + x.cumsum(1, dtype=total.dtype)
         self.left[key] = sums[:, -1].detach().clone()
-        return (sums / (self.positions + 1)[..., None]).to(x.dtype)
+        return (sums / self.counts).to(x.dtype)
 
     def position_encoding(self, width: int, dtype: torch.dtype) -> Tensor:
         """Sines, then cosines, of the frames' positions at ``width`` / 2 wavelengths: [N, T, width]."""
@@ -74,23 +84,9 @@ class Piece:
         return torch.cat([angles.sin(), angles.cos()], dim=-1).to(dtype)
 
 
-def memory_order(device: torch.device) -> torch.memory_format:
-    """The order in which clips are worked on.
-
-    On CPUs channels lie innermost: pointwise convolutions are matrix products, depthwise ones several times faster.
-    CUDA's own depthwise kernels want channels first (channels last goes to cuDNN's grouped convolutions).
-    """
-    return torch.channels_last_3d if device.type == "cpu" else torch.contiguous_format
-
-
-def _layout(x: Tensor) -> torch.memory_format:
-    channels_last = x.is_contiguous(memory_format=torch.channels_last_3d)
-    return torch.channels_last_3d if channels_last else torch.contiguous_format
-
-
 def _may_overwrite(x: Tensor) -> bool:
     """Whether working in place is allowed, and not the cause of slow layouts: slices are better copied on the way."""
-    return not torch.is_grad_enabled() and x.is_contiguous(memory_format=_layout(x))
+    return not torch.is_grad_enabled() and x.is_contiguous(memory_format=layout(x))
 
 
 def frame_vectors(x: Tensor) -> Tensor:
@@ -102,98 +98,6 @@ def frame_vectors(x: Tensor) -> Tensor:
 def _as_clip(vectors: Tensor) -> Tensor:
     """[N, T, C] as [N, C, T, 1, 1], without a copy."""
     return vectors.movedim(-1, 1)[..., None, None]
-
-
-# With channels last, clips [N, C, T, H, W] and their frames [N T, C, H, W] are views of each other. Passing through
-# [N, T, H, W, C] keeps the strides canonical where an axis has extent 1, as kernels want them to see channels last.
-
-
-def _as_images(x: Tensor) -> Tensor:
-    return x.movedim(1, -1).flatten(0, 1).movedim(-1, 1)
-
-
-def _as_clips(images: Tensor, frames: int) -> Tensor:
-    return images.movedim(1, -1).unflatten(0, (-1, frames)).movedim(-1, 1)
-
-
-def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros that TensorFlow's "same" puts before and after an axis."""
-    total = max(kernel - (size % stride or stride), 0)
-    return total // 2, total - total // 2
-
-
-class Convolution(nn.Module):
-    """A convolution on [N, C, T, H, W], strided over space only, whose weight keeps its published shape.
-
-    Args:
-        kernel: extent in time, height, width.
-        padding: zeros on each spatial side; None means TensorFlow's "same".
-        time_padding: zeros before and after the clip.
-        flat: the weight is stored as that of a 2-D convolution, over space or (``kernel`` longer than 1) over time.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: tuple[int, int, int],
-        *,
-        stride: int = 1,
-        groups: int = 1,
-        padding: int | None = 0,
-        time_padding: int = 0,
-        flat: bool = False,
-        bias: bool = False,
-    ) -> None:
-        super().__init__()
-        self.kernel, self.stride, self.groups = kernel, stride, groups
-        self.padding, self.time_padding = padding, time_padding
-        self.full_shape = (out_channels, in_channels // groups, *kernel)
-        stored = kernel if not flat else kernel[1:] if kernel[0] == 1 else kernel[:2]
-        self.weight = nn.Parameter(torch.empty(*self.full_shape[:2], *stored))
-        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        nn.init.kaiming_normal_(self.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.convolve(x, self.weight, self.bias)
-
-    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The convolution with another weight and bias of the same shapes."""
-        weight = weight.view(self.full_shape)
-        channels_last = _layout(x) == torch.channels_last_3d
-        if self.kernel == (1, 1, 1) and channels_last:
-            return F.linear(x.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)
-        if self.kernel[1:] == (1, 1) and self.stride == 1 and channels_last:
-            # Over time alone: an image of time and place, for which CPUs have far better kernels.
-            places = x.movedim(1, -1).flatten(2, 3).movedim(-1, 1)
-            y = F.conv2d(places, weight[..., 0], bias, padding=(self.time_padding, 0), groups=self.groups)
-            return y.movedim(1, -1).unflatten(2, x.shape[3:]).movedim(-1, 1)
-        (pad_h, skip_h), (pad_w, skip_w) = (self._padding(size) for size in x.shape[-2:])
-        if self.kernel[0] == 1 and channels_last:
-            y = F.conv2d(_as_images(x), weight[:, :, 0], bias, self.stride, (pad_h, pad_w), groups=self.groups)
-            y = _as_clips(y, x.shape[2])
-        else:
-            stride, padding = (1, self.stride, self.stride), (self.time_padding, pad_h, pad_w)
-            y = F.conv3d(x, weight, bias, stride, padding, groups=self.groups)
-            y = y.contiguous(memory_format=_layout(x))
-        return y[..., skip_h:, skip_w:] if skip_h or skip_w else y
-
-    def _padding(self, size: int) -> tuple[int, int]:
-        """Zeros on both sides of an axis, and how many outputs to drop at its start."""
-        if self.padding is not None:
-            return self.padding, 0
-        before, after = _same_padding(size, self.kernel[1], self.stride)
-        # One stride more on both sides shifts the windows by one output: cheaper than a padded copy of the input.
-        return (before, 0) if before == after else (before + self.stride, 1)
-
-    def output_size(self, size: int) -> int:
-        if self.padding is None:
-            return -(-size // self.stride)
-        return (size + 2 * self.padding - self.kernel[1]) // self.stride + 1
-
-    def extra_repr(self) -> str:
-        padding = "same" if self.padding is None else self.padding
-        return f"{list(self.weight.shape)}, stride={self.stride}, padding={padding}, groups={self.groups}"
 
 
 class Unit(nn.Module):
@@ -223,11 +127,13 @@ class Unit(nn.Module):
         elif self.training or self.plain or torch.is_grad_enabled() or torch.compiler.is_compiling():
             x = self.norm(self.conv(x))
         else:
-            x = self.conv.convolve(x, *self._folded())
+            x = self.conv.convolve(x, *self.folded())
         return self.activation(x) if self.activation else x
 
-    def _folded(self) -> tuple[Tensor, Tensor]:
+    def folded(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of a convolution that includes the norm, as it acts in eval mode."""
+        if self.norm is None:
+            return self.conv.weight, self.conv.bias
         scale = self.norm.weight * (self.norm.running_var + self.norm.eps).rsqrt()
         weight = self.conv.weight * scale.view(-1, *[1] * (self.conv.weight.dim() - 1))
         return weight, self.norm.bias - self.norm.running_mean * scale
@@ -237,7 +143,7 @@ class Unit(nn.Module):
         """Make the norm part of the convolution for good."""
         if self.norm is None:
             return
-        weight, bias = self._folded()
+        weight, bias = self.folded()
         self.conv.weight.copy_(weight)
         self.conv.bias = nn.Parameter(bias)
         self.norm = None
@@ -297,7 +203,7 @@ class ConvLayer(nn.Module):
         return self.conv_2(self._continued(self.conv_1(x), piece))
 
     def _continued(self, x: Tensor, piece: Piece | None) -> Tensor:
-        return piece.with_earlier_frames(self.key, x, self.earlier_frames) if self.earlier_frames else x
+        return piece.with_earlier_frames(self.key, x) if self.earlier_frames else x
 
 
 class SqueezeExcitation(nn.Module):
@@ -351,10 +257,11 @@ class ShortcutPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # Pools of frames, along whichever axes merge without a copy: the 3-D pool is slow, and lacks bfloat16 on CPUs.
         if x.is_contiguous():
-            return self._pool(x.flatten(1, 2)).unflatten(1, x.shape[1:3])
-        return _as_clips(self._pool(_as_images(x)), x.shape[2])
+            return self.pool_images(x.flatten(1, 2)).unflatten(1, x.shape[1:3])
+        return as_clips(self.pool_images(as_images(x)), x.shape[2])
 
-    def _pool(self, x: Tensor) -> Tensor:
+    def pool_images(self, x: Tensor) -> Tensor:
+        """Of [N, C, H, W]."""
         if self.padding is not None:
             return F.avg_pool2d(x, 3, 2, self.padding)
         # Even sides want one more pixel at the end only: that is what rounding the size up does.
