@@ -647,6 +647,25 @@ def test_tool(tmp_path, monkeypatch, capsys):
             tool.main()
 
 
+def test_tool_writes_the_average(tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("export_weights_tool", ROOT / "tools/export_weights.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    last, average = tiny("uniformer", seed=1).state_dict(), tiny("uniformer", seed=2).state_dict()
+    source, out, network = tmp_path / "source.pyth", tmp_path / "out.pyth", tiny("uniformer")
+    monkeypatch.setattr(videobench, "create_model", lambda *_, **__: network)
+    for options, written in (([], last), (["--average"], average)):
+        torch.save({"model_state": last, "ema_state": average}, source)
+        monkeypatch.setattr(sys, "argv", ["export_weights.py", str(source), "--model", "any", "-o", str(out), *options])
+        assert tool.main() == 0
+        assert same(read_checkpoint(out)["model_state"], written)
+    torch.save({"model_state": last}, source)
+    out.unlink()
+    assert tool.main() == 2
+    assert "average" in capsys.readouterr().err
+    assert not out.exists()
+
+
 # Class order ----------------------------------------------------------------------------------------------------------
 
 
@@ -684,5 +703,5 @@ def test_other_classes_are_refused_and_change_nothing():
 def test_the_report_has_the_class_names_of_the_file():
     state = tiny("uniformer", num_classes=3).state_dict()
     report = load_weights(tiny("uniformer", num_classes=3), {"model_state": state, "class_names": NAMES})
-    assert report.class_names == NAMES
-    assert load_weights(tiny("uniformer", num_classes=3), state).class_names == []
+    assert report.class_names == {"": NAMES}
+    assert load_weights(tiny("uniformer", num_classes=3), state).class_names == {}

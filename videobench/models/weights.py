@@ -72,7 +72,8 @@ class LoadReport:
         mismatched: tensors that the file has in a shape nothing can be done with; they stay as they were.
         missing: tensors that the file does not have; they stay as they were.
         unexpected: tensors of the file that the network has no place for, and entries that are no tensors.
-        class_names: what the file says of its classes, in the order of the classifier (our own checkpoints do).
+        class_names: what the file says of its classes (our own checkpoints do), by head (``""`` where there is one
+            only), in the order of its outputs.
     """
 
     source: str
@@ -86,7 +87,7 @@ class LoadReport:
     mismatched: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
-    class_names: list[str] = field(default_factory=list)
+    class_names: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -151,8 +152,11 @@ def load_weights(
         raise WeightsError(f"{origin}: {error}") from error
 
     report = LoadReport(origin, layout)
-    if layout != "bare" and isinstance(names := content.get("class_names"), list):
-        report.class_names = [str(name) for name in names]
+    names = content.get("class_names") if layout != "bare" else None
+    if isinstance(names, list) and names:
+        names = {"": names}
+    if isinstance(names, dict):
+        report.class_names = {head: [str(name) for name in of_head] for head, of_head in names.items()}
     target = model.state_dict()
     file_names = {id(tensor): name for name, tensor in state.items()}
     used: set[str] = set()
