@@ -32,7 +32,7 @@ setup(
         "yacs>=0.1.8",
         "av>=17.1",
         "simplejson>=3.19",
-        "timm>=1.0.15",
+        "timm>=1.0.22",
         "safetensors>=0.4",
         "einops>=0.8",
         "tensorboard>=2.18",
