@@ -256,7 +256,7 @@ class MoViNet(VideoModel):
             return frame_vectors(x).mean(1), left
         piece = Piece(past, positions)
         features = self.cgap(x, piece)[:, :, -1, 0, 0]
-        return features, left | piece.left
+        return features, {**left, **piece.left}
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Logits of pooled features [N, num_features]."""

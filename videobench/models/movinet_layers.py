@@ -128,7 +128,7 @@ class Unit(nn.Module):
             x = self.norm(self.conv(x))
         else:
             x = self.conv.convolve(x, *self.folded())
-        return self.activation(x) if self.activation else x
+        return x if self.activation is None else self.activation(x)
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of a convolution that includes the norm, as it acts in eval mode."""
