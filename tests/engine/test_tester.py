@@ -206,7 +206,8 @@ def test_what_a_test_leaves(basis, tmp_path):
     facts = {"frames": 4, "sampling_rule": "native", "stored_as": "videos", "antialias": True, "crop_ratio": None}
     facts |= {"short_side_one_crop": 36, "weights": "model", "precision": "fp32"}
     assert facts.items() <= results["protocol"].items()
-    assert results["videos_per_second"] == pytest.approx(VIDEOS / results["seconds"], rel=0.01)
+    # The seconds are rounded to thousandths, and may be few.
+    assert VIDEOS / results["videos_per_second"] == pytest.approx(results["seconds"], abs=0.001)
     predictions = np.load(tmp_path / "predictions.npz")
     assert predictions["index"].tolist() == list(range(VIDEOS))
     assert predictions["agreement"].shape == (VIDEOS,)
