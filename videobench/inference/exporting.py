@@ -168,7 +168,8 @@ def _shapes(inputs: Sequence[Tensor], dynamic: bool) -> Any:
 
 def _write_torch_export(module, inputs, path: Path, facts, dynamic: bool) -> tuple[Call, dict[str, int]]:
     program = torch.export.export(module, inputs, dynamic_shapes=_shapes(inputs, dynamic))
-    program.example_inputs = None  # a clip may be larger than the weights
+    # A clip may be larger than the weights: one number stands for it.
+    program.example_inputs = (tuple(example.new_zeros(()).expand_as(example) for example in inputs), {})
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # lines of files on this machine
     torch.export.save(program, path, extra_files={FACTS: json.dumps(facts)})
