@@ -69,7 +69,8 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 def _bytes_of(tensor: Tensor) -> int:
     # What is expanded lies in memory once.
-    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
+    nbytes = tensor.numel() * tensor.element_size()
+    return nbytes if tensor.is_mkldnn else min(nbytes, tensor.untyped_storage().nbytes())
 
 
 def cost_of(computation: Callable[[], object]) -> Cost:

@@ -248,6 +248,22 @@ def test_frames_one_by_one_leave_the_state_that_a_piece_leaves():
         assert state[key].is_contiguous(memory_format=torch.channels_last_3d) or not key.endswith("deep")
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_single_frames_in_float32(batch):
+    """They take oneDNN's kernels, with weights prepared for the size of the images."""
+    model = tiny(**PUBLISHED_STREAM).float()
+    with torch.no_grad():
+        for size in [(37, 30), (32, 32), (37, 30)]:
+            clip = random_clip(batch, 3, 4, *size).float()
+            wanted, wanted_state = model.stream(clip, model.stream_state(batch))
+            state = model.stream_state(batch, size=size)
+            for frame in clip.split(1, dim=2):
+                logits, state = model.stream(frame, {key: value.contiguous() for key, value in state.items()})
+            torch.testing.assert_close(logits, wanted, rtol=1e-5, atol=1e-5 * wanted.abs().max().item())
+            for key, value in wanted_state.items():
+                torch.testing.assert_close(state[key], value, rtol=1e-5, atol=1e-5, msg=key)
+
+
 def test_single_frames_heed_changed_weights_and_hooks():
     model = tiny(**PUBLISHED_STREAM).requires_grad_(False)
     frame = random_clip(1, 3, 1, 32, 32)
@@ -259,16 +275,24 @@ def test_single_frames_heed_changed_weights_and_hooks():
 
     state = model.stream_state(1)
     before = step()
-    model.blocks["b1_l1"].deep.conv_2.norm.running_mean.add_(1.0)
+    model.load_state_dict({name: 1.1 * tensor for name, tensor in model.state_dict().items()})
     changed = step()
     assert not torch.allclose(changed, before)
     torch.testing.assert_close(changed, step(grad=True), rtol=0, atol=1e-12)
+    model.reset_head(3)
+    changed = step()
+    torch.testing.assert_close(changed, step(grad=True), rtol=0, atol=1e-12)
+    last, model.classifier[3] = model.classifier[3], torch.nn.Identity()
+    assert step().shape == (1, model.classifier[0].conv_1.conv.full_shape[0])
+    model.classifier[3] = last
     seen = []
     handle = model.blocks["b0_l0"].expand.register_forward_hook(lambda _module, _args, out: seen.append(out.shape))
     torch.testing.assert_close(step(), changed, rtol=0, atol=1e-12)
     assert seen == [(1, 8, 1, 16, 16)]
     handle.remove()
-    model.conv1.conv_1.conv.weight.data.mul_(2.0)  # such a change is not counted, a stream that begins sees it
+    # A stream that begins sees every change.
+    model.conv1.conv_1.conv.weight.data.mul_(2.0)
+    model.blocks["b1_l1"].deep.conv_2.norm.running_mean.add_(1.0)
     state = model.stream_state(1)
     torch.testing.assert_close(step(), step(grad=True), rtol=0, atol=1e-12)
     model.float()

@@ -164,10 +164,16 @@ class TrajectoryAttention(SpaceTimeAttention):
         return out.unflatten(0, (batch, -1))
 
 
+# PyTorch 2.6 does not tell export and compilation apart.
+_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
 def _merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
 def _frames_together(device: torch.device, frames: int) -> int:
+    if _exporting() or torch.jit.is_tracing():
+        return frames  # unrolled, the graph would keep ONNX's optimizer busy for hours
     # The trajectories of one frame's patches stay in a CPU's caches; GPUs want few and large kernels.
     return 1 if device.type == "cpu" else -(-frames // 2)

@@ -161,6 +161,8 @@ class MoViNet(VideoModel):
     def stream(self, frames: Tensor, state: State) -> tuple[Tensor, State]:
         """Logits after the next frames of a stream, and the state to hand in with the frames after those.
 
+        Weights are read when a stream begins or all of them are replaced; after changing some, take a new state.
+
         Args:
             frames: [N, C, T, H, W], any T from 1.
             state: from :meth:`stream_state` or the last call; it is not changed, and what comes back is detached.
@@ -178,8 +180,21 @@ class MoViNet(VideoModel):
                 f"the stream began with {len(state['frames'])} videos, got {len(frames)}: take a new stream_state, or "
                 "call clean_activation_buffers()"
             )
-        features, left = self._pooled(frames, state)
-        return self.forward_head(features), {key: left[key] for key in state}
+        check_clip(frames, self.in_channels, min_size=self.min_size)
+        if (step := self._step_for(frames, state)) is not None:
+            logits, left = step(frames, state)
+        else:
+            features, left = self._pooled(frames, state)
+            logits = self.forward_head(features)
+        return logits, {key: left[key] for key in state}
+
+    def _step_for(self, frames: Tensor, state: State) -> FrameStep | None:
+        """The short way through the network, if it may be taken for these frames."""
+        if not FrameStep.serves(self, frames, state):
+            return None
+        if self._frame_step is None or not self._frame_step.is_current(self):
+            self._frame_step = FrameStep(self)
+        return None if self._frame_step.is_observed() else self._frame_step
 
     def stream_state(
         self,
@@ -234,12 +249,6 @@ class MoViNet(VideoModel):
 
     def _pooled(self, clip: Tensor, past: State | None) -> tuple[Tensor, State]:
         check_clip(clip, self.in_channels, min_size=self.min_size)
-        if past is not None and FrameStep.serves(self, clip):
-            step = self._frame_step
-            if step is None or not step.is_current():
-                step = self._frame_step = FrameStep(self)
-            if not step.is_observed():
-                return step(clip, past)
         clip = clip.contiguous(memory_format=memory_order(clip.device))
         positions = None
         left: State = {}

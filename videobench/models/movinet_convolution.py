@@ -85,7 +85,7 @@ class Convolution(nn.Module):
             return y.movedim(1, -1).unflatten(2, x.shape[3:]).movedim(-1, 1)
         if self.kernel[0] == 1 and channels_last:
             return as_clips(self.convolve_images(as_images(x), weight, bias), x.shape[2])
-        (pad_h, skip_h), (pad_w, skip_w) = (self._padding(size) for size in x.shape[-2:])
+        (pad_h, skip_h), (pad_w, skip_w) = (self.padding_of(size) for size in x.shape[-2:])
         stride, padding = (1, self.stride, self.stride), (self.time_padding, pad_h, pad_w)
         y = F.conv3d(x, weight, bias, stride, padding, groups=self.groups)
         y = y.contiguous(memory_format=layout(x))
@@ -93,12 +93,12 @@ class Convolution(nn.Module):
 
     def convolve_images(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Over space alone, on images [N, C, H, W]."""
-        (pad_h, skip_h), (pad_w, skip_w) = (self._padding(size) for size in x.shape[-2:])
+        (pad_h, skip_h), (pad_w, skip_w) = (self.padding_of(size) for size in x.shape[-2:])
         weight = weight.view(*self.full_shape[:2], *self.kernel[1:])
         y = F.conv2d(x, weight, bias, self.stride, (pad_h, pad_w), groups=self.groups)
         return y[..., skip_h:, skip_w:] if skip_h or skip_w else y
 
-    def _padding(self, size: int) -> tuple[int, int]:
+    def padding_of(self, size: int) -> tuple[int, int]:
         """Zeros on both sides of an axis, and how many outputs to drop at its start."""
         if self.padding is not None:
             return self.padding, 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +46,11 @@ class Piece:
         self.positions = positions
         self.counts = (positions + 1)[..., None]
         self.left: State = {}
+
+    @cached_property
+    def frames_so_far(self) -> Tensor:
+        """Frames of every stream up to the first one of this piece, [N, 1], in the type of the sums."""
+        return self.counts[:, 0].to(self.past["head"].dtype)
 
     def earlier_frames(self, key: str, height: int, width: int) -> Tensor:
         """The frames [N, C, K - 1, H, W] before the first one of this piece; before all of them there is zero."""
