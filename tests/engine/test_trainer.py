@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import math
+import multiprocessing
 import re
 import sys
 from pathlib import Path
@@ -85,6 +86,13 @@ def test_the_recipe_is_said_once(train, caplog):
         r"mixing +mixup alpha 0.8, cutmix alpha 1",
     ):
         assert re.search(text, said[0]), text
+
+
+def test_loader_processes_end_with_the_training(train):
+    trainer = train("DATA_LOADER.NUM_WORKERS", 2)  # kept: they do not wait until it is forgotten
+    assert not [child for child in multiprocessing.active_children() if child.name.startswith("loader")]
+    assert len(next(trainer.loader.epoch(0))) == 8
+    trainer.loader.close()
 
 
 def spoil_steps(monkeypatch, steps):

@@ -158,6 +158,11 @@ class TrainingLoader:
             self._stream = stream, step + 1
             yield batch
 
+    def close(self) -> None:
+        """End the loader processes; the next epoch starts others."""
+        self._stream = iter(()), None
+        self._pool.close()
+
     def _coming_keys(self, epoch: int, first_step: int) -> Iterator[tuple[int, int]]:
         """The keys of this rank from a step to the end of the training."""
         yield from self.batches.keys(epoch, first_step)

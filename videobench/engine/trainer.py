@@ -343,10 +343,11 @@ class Trainer:
 
     @contextlib.contextmanager
     def _closing(self) -> Iterator[None]:
-        """Wait for the last checkpoint, also when the run breaks off."""
+        """End the loader and wait for the last checkpoint, also when the run breaks off."""
         try:
             yield
         finally:
+            self.loader.close()
             self.scalars.close()
             self.writer.close()
 
