@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 import sys
 
 
@@ -10,8 +11,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description="Print the running classes of a file, a camera or a network stream. A causal MoViNet takes every "
         "picture once and keeps its state; other networks take a sliding window. Live sources lose pictures that come "
         "too late, and are opened again when they break off or stall.",
-        epilog="Exit status: 0 the source ended or was stopped (Ctrl-C); 1 it broke or was given up; 2 the weights are "
-        "wrong.",
+        epilog="Exit status: 0 the source ended or was stopped (Ctrl-C, SIGTERM); 1 it broke or was given up; 2 the "
+        "weights are wrong.",
     )
     parser.add_argument(
         "source",
@@ -39,6 +40,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # services are stopped so; also finish the video then
 
     from videobench.datasets.containers import VideoError
     from videobench.inference.network import load_network

@@ -291,6 +291,24 @@ def test_memory_does_not_grow(count):
     assert np.isfinite(report.shares[""]).all()
 
 
+def test_a_live_recording_stays_readable_when_the_process_is_killed(causal, tmp_path):
+    """A copy is what would be left then."""
+    show, left = tmp_path / "show.mp4", tmp_path / "left.mp4"
+
+    class Camera:
+        live, fps = True, 25
+
+        def __iter__(self):
+            for number, frame in enumerate(pictures(200, 64, 64)):
+                yield Picture(frame, number / 25, time.perf_counter(), number == 0)
+            left.write_bytes(show.read_bytes())
+
+    follow(Camera(), RunningClasses(causal), show=show, out=io.StringIO())
+    assert probe(show).frames == 200
+    with av.open(str(left)) as container:
+        assert sum(1 for _ in container.decode(video=0)) >= 100
+
+
 def test_the_command_reads_files_and_pipes(weights, tmp_path, monkeypatch, capsys):
     path = write_clip(tmp_path / "a.mkv", 20)
     show = tmp_path / "show.mp4"

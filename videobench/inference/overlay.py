@@ -31,11 +31,14 @@ class VideoWriter:
     Args:
         path: the file.
         fps: pictures per second.
+        fragments: what was written stays readable when the process is killed, but for the last two seconds; for
+            recordings without an end.
     """
 
-    def __init__(self, path: str | Path, fps: Fraction | float) -> None:
+    def __init__(self, path: str | Path, fps: Fraction | float, *, fragments: bool = False) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self._container = av.open(os.fspath(path), "w", format="mp4")
+        options = {"movflags": "empty_moov+default_base_moof", "frag_duration": "2000000", "flush_packets": "1"}
+        self._container = av.open(os.fspath(path), "w", format="mp4", container_options=options if fragments else {})
         self._fps = Fraction(fps).limit_denominator(1001)
         self._stream: VideoStream | None = None
 

@@ -204,7 +204,8 @@ def follow(
                     _print_line(out, picture.time, lines, report, source)
             if show:
                 if writer is None:
-                    writer = VideoWriter(show, getattr(source, "fps", None) or Fraction(30))
+                    fps = getattr(source, "fps", None) or Fraction(30)
+                    writer = VideoWriter(show, fps, fragments=live)
                 writer.write(labelled(picture.pixels, lines))
         if picture is not None and (shares := classes.finish()) is not None:
             report.shares, report.taken = shares, 1
