@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from torch import Tensor
+from video_fixtures import write_clip
 
-from tests.video_fixtures import write_clip
 from videobench.config import CfgNode, load_config
 
 _LEVELS, _STEP, _BLACK = 36, 6, 20

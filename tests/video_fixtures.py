@@ -82,9 +82,7 @@ def write_clip(
     with av.open(os.fspath(path), "w", format=format, options=mux_options or {}) as container:
         container.metadata.update(metadata or {})
         if cover is not None:
-            attached = container.add_stream("mjpeg", rate=1)
-            attached.width, attached.height, attached.pix_fmt = cover.shape[1], cover.shape[0], "yuvj420p"
-            attached.disposition = av.stream.Disposition.attached_pic
+            attached = _cover_stream(container, cover)
         stream = _video_stream(container, frames, codec, pix_fmt, rate, options or {})
         context = stream.codec_context
         if full_range:
@@ -99,8 +97,7 @@ def write_clip(
             other = _video_stream(container, second_video, codec, pix_fmt, rate, options or {})
         sound = container.add_stream("aac", rate=8000) if audio else None
         if cover is not None:
-            container.mux(attached.encode(_frame(cover, "yuvj420p", 0)))
-            container.mux(attached.encode(None))
+            _write_cover(container, attached, cover)
         for i, picture in enumerate(frames):
             frame = _frame(picture, pix_fmt, i if ticks is None else ticks[i], full_range=full_range)
             frame.time_base = 1 / Fraction(rate)
@@ -122,11 +119,7 @@ def write_sound(path: Path, cover: np.ndarray | None = None) -> Path:
     with av.open(os.fspath(path), "w") as container:
         sound = container.add_stream("aac", rate=8000)
         if cover is not None:
-            attached = container.add_stream("mjpeg", rate=1)
-            attached.width, attached.height, attached.pix_fmt = cover.shape[1], cover.shape[0], "yuvj420p"
-            attached.disposition = av.stream.Disposition.attached_pic
-            container.mux(attached.encode(_frame(cover, "yuvj420p", 0)))
-            container.mux(attached.encode(None))
+            _write_cover(container, _cover_stream(container, cover), cover)
         _write_sound(container, sound)
     return path
 
@@ -273,6 +266,18 @@ def _video_stream(container, frames, codec, pix_fmt, rate, options):
     stream.codec_context.time_base = 1 / Fraction(rate)
     stream.codec_context.thread_count = 1
     return stream
+
+
+def _cover_stream(container, cover):
+    stream = container.add_stream("mjpeg", rate=1)
+    stream.width, stream.height, stream.pix_fmt = cover.shape[1], cover.shape[0], "yuvj420p"
+    stream.disposition = av.stream.Disposition.attached_pic
+    return stream
+
+
+def _write_cover(container, stream, cover: np.ndarray) -> None:
+    container.mux(stream.encode(_frame(cover, "yuvj420p", 0)))
+    container.mux(stream.encode(None))
 
 
 def _frame(picture: np.ndarray, pix_fmt: str, tick: int, *, full_range: bool = False) -> av.VideoFrame:

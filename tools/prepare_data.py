@@ -87,7 +87,9 @@ def main() -> int:
     from videobench.config import ConfigError
     from videobench.datasets.preparation.command import run
 
-    with tqdm(desc=args.command, unit="file", delay=0.5) as bar:
+    # Hours of work leave a line a minute in the log of a job, not ten a second.
+    pace = {} if sys.stderr.isatty() else {"mininterval": 60, "maxinterval": 60}
+    with tqdm(desc=args.command, unit="file", delay=0.5, **pace) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total

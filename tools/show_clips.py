@@ -31,6 +31,9 @@ def main() -> int:
     from videobench.engine.show_clips import shown_videos
     from videobench.reporting.contact_sheet import contact_sheet
 
+    if args.size and args.size < 16:
+        print(f"error: --size is {args.size}; use 16 or more, or 0", file=sys.stderr)
+        return 2
     split = args.split or ("test" if args.video else "train")
     try:
         cfg = load_config(args.cfg, args.overrides)
@@ -47,7 +50,13 @@ def main() -> int:
         return 2
     output = args.output or ("" if args.video else "clips.png")
     if output:
-        contact_sheet([row for video in videos for row in video.sheet_rows()], args.size).save(output)
+        sheet = contact_sheet([row for video in videos for row in video.sheet_rows()], args.size)
+        try:
+            sheet.save(output)
+        # Pillow's for an ending that it does not know.
+        except (OSError, ValueError) as error:
+            print(f"error: {output} cannot be written: {error}", file=sys.stderr)
+            return 2
         mixed = (
             "; mixup and cutmix (MIXUP.ENABLE) come later and are not shown"
             if cfg.MIXUP.ENABLE and split == "train"

@@ -147,6 +147,17 @@ def test_bad_lists_name_file_and_line(tmp_path, text, message):
         read_list(write(tmp_path / "list.csv", text), num_classes=5)
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_lists_and_names_that_a_spreadsheet_wrote(tmp_path, mark, end):
+    lists = write(tmp_path / "list.csv", f"{mark}a/één b.mp4 0{end}c.mp4 1{end}")
+    found = read_list(lists, num_classes=2)
+    assert ([found.name(i) for i in range(2)], found.labels.tolist()) == (["a/één b.mp4", "c.mp4"], [0, 1])
+    assert read_class_names(write(tmp_path / "names.txt", f"{mark}jump{end}run{end}")) == ["jump", "run"]
+    assert read_class_names(write(tmp_path / "verbs.csv", f"{mark}id,key{end}1,put{end}0,take{end}")) == ["take", "put"]
+    assert read_class_names(write(tmp_path / "signs.txt", f"{mark}a ²{end}b ³{end}")) == ["a ²", "b ³"]
+
+
 def test_a_missing_list_names_the_key(tmp_path):
     with pytest.raises(ConfigError, match=r"gone\.csv: cannot read this list file.*DATA\.PATH_TO_DATA_DIR"):
         read_list(tmp_path / "gone.csv")

@@ -210,7 +210,8 @@ def test_where_pixels_are_changed(device, gpus, in_workers):
 def test_images_are_filled_with_their_mean_and_videos_with_grey():
     turn = [*RECIPE, "AUG.AA_TYPE", "rand-m9-n1", "DATA.MEAN", [0.2, 0.5, 1.0]]
     assert augmentation(*turn).fill == (128, 128, 128)
-    assert augmentation(*turn, "TRAIN.DATASET", "imagenet").fill == (51, 128, 255)
+    for pictures in ("imagenet", "image_folder"):
+        assert augmentation(*turn, "TRAIN.DATASET", pictures).fill == (51, 128, 255)
 
 
 @pytest.fixture

@@ -204,6 +204,7 @@ BAD_LISTS = {
     "a 9\n": "line 1: expected 'folder frames label'.*got 'a 9'",
     "a 9 0\n\nb nine 0\n": "line 3: expected 'folder frames label'.*got 'b nine 0'",
     "a 0 3\n": "line 1: expected 'folder frames label' with whole numbers and at least one frame",
+    "a 3000000000 0\n": "line 1: expected 'folder frames label'",
     "a 9 400\n": r"line 1: label 400 is out of range, expected 0 to 399 \(MODEL.NUM_CLASSES is 400\)",
     "\n": "train_split.txt: this list file has no videos",
 }
@@ -216,6 +217,34 @@ def test_bad_lists_of_frame_folders(tmp_path, text):
         split_list(fixtures.config("sth", tmp_path), "train")
     with pytest.raises(ConfigError, match=r"validation_split.txt: cannot read .*DATA.LABEL_PATH_TEMPLATE"):
         split_list(fixtures.config("sth", tmp_path), "val")
+
+
+def test_lists_that_a_spreadsheet_wrote_in_a_folder_of_any_name(tmp_path):
+    folder = tmp_path / "{v2} lists"
+    folder.mkdir()
+    fixtures.epic(folder)
+    fixtures.ssv2(folder)
+    fixtures.sth(folder)
+    tables = ("somesomev1_rgb_train_split.txt", "EPIC_100_train.csv", CSV, JSON)
+    for table in tables:
+        text = (folder / table).read_bytes().replace(b"\n", b"\r\n").replace(b"open door", "öffne".encode("latin-1"))
+        (folder / table).write_bytes(b"\xef\xbb\xbf" + text)
+    for name, first, frame in (("sth", "100218", 1), ("ssv2", "900001", 1), ("epickitchens", "P01_01_0", 8)):
+        prefix = "" if name == "epickitchens" else "frames"
+        found = split_list(fixtures.config(name, folder, prefix=prefix), "train")
+        assert found.name(0) == first
+        with found.open(0) as video:
+            assert fixtures.numbers(video.decode([0])) == [frame]
+
+
+def test_a_video_may_be_listed_twice(tmp_path):
+    fixtures.ssv2(tmp_path)
+    entries = json.loads((tmp_path / JSON).read_text())
+    (tmp_path / JSON).write_text(json.dumps([*entries, entries[0]]))
+    found = split_list(fixtures.config("ssv2", tmp_path, prefix="frames"), "train")
+    assert [found.name(i) for i in range(3)] == ["900001", "900002", "900001"]
+    with found.open(0) as one, found.open(2) as other:
+        assert (one.frames, fixtures.numbers(other.decode([4]))) == (12, [5])
 
 
 def change(path, old, new):
@@ -508,6 +537,8 @@ def test_a_class_that_training_does_not_know(tmp_path):
 BAD_PICTURE_LISTS = {
     '{"im_path": "a.jpg"}': "train.json, entry 1: expected 'im_path' and a number as 'class'",
     '[{"im_path": "a.jpg", "class": 5}, 3]': "train.json, entry 2: expected",
+    '[{"im_path": 7, "class": 5}]': "train.json, entry 1: expected",
+    '[{"im_path": "a.jpg", "class": true}]': "train.json, entry 1: expected",
     '[{"im_path": "a.jpg", "class": 1000}]': "train.json, entry 1: label 1000 is out of range",
     "[]": "train.json: this list file has no pictures",
     "im_path": "train.json: not a JSON file",

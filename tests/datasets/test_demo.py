@@ -4,6 +4,7 @@ import av
 import numpy as np
 import pytest
 
+from videobench.config import ConfigError
 from videobench.datasets.annotations import read_class_names, read_list
 from videobench.datasets.demo import CLASSES, FRAMES, SIZE, render_clip, write_demo_dataset
 
@@ -50,3 +51,11 @@ def test_the_reversed_clip_is_the_opposite_motion():
     steps = np.diff(np.unwrap(angle))
     assert steps.mean() < 0
     assert np.diff(np.unwrap(angle[::-1])).mean() > 0
+
+
+def test_other_lists_are_not_lost(tmp_path):
+    (tmp_path / "train.csv").write_text("mine.mp4 0\n")
+    with pytest.raises(ConfigError, match=r"train\.csv is not of the demo data set and would be lost"):
+        write_demo_dataset(tmp_path, splits={"train": 2}, workers=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["train.csv"]
+    assert (tmp_path / "train.csv").read_text() == "mine.mp4 0\n"

@@ -47,7 +47,7 @@ def same(one, other):
     arrays = all(
         np.array_equal(getattr(one, name), getattr(other, name)) for name in ("key_frames", "pts", "pos", "kind")
     )
-    return arrays and (one.frames, one.damage) == (other.frames, other.damage)
+    return arrays and (one.frames, one.damage, one.span) == (other.frames, other.damage, other.span)
 
 
 @pytest.mark.parametrize("kind", ["h264_edit_list", "vp9_hidden_frames", "mpeg4_avi", "h264_vfr", "gif"])
@@ -169,6 +169,18 @@ def test_a_place_that_cannot_be_written_to_is_no_obstacle(clip, tmp_path, caplog
         assert frames_of(cache, clip).shape[0] == 3
         cache.flush()
     assert caplog.text.count("cannot be used") == 1
+
+
+def test_a_damaged_cache_of_somebody_else_is_no_obstacle(cache, clip, caplog, monkeypatch):
+    def refuse(path, missing_ok=False):
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    cache.path.write_bytes(b"no database at all\n" * 100)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    for _ in range(3):
+        assert frames_of(cache, clip).shape[0] == 3
+        cache.flush()
+    assert caplog.text.count("cannot be used ([Errno 1] Operation not permitted") == 1
 
 
 def _fill(path, names, clip):

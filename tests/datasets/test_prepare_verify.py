@@ -152,6 +152,9 @@ def test_lists_of_frame_folders_and_of_images(tmp_path):
         ("9", "1 of 5 frames are missing, the first is 00005.jpg"),
         ("10", "no such folder"),
     ]
+    # What was found sound under one name says nothing of others.
+    other = verify(source, prefix=str(tmp_path), workers=1, template="{:06d}.jpg")
+    assert [name for name, _ in other.faults] == ["7", "8", "9", "10"]
     source.write_text("7/00001.jpg 0\n8/00003.jpg 0\n8/00009.jpg 0\n")
     assert [name for name, _ in verify(source, prefix=str(tmp_path), workers=1).faults] == [
         "8/00003.jpg",
@@ -208,6 +211,8 @@ def test_wrong_input(tmp_path):
         ("7 12 0\n8 12 1\n", "a.csv: lines look like 'folder frames label'; --template means folders of frames"),
         ("label,youtube_id,split\nrun,aaaaaaaaaaa,val\n", "a.csv: these are annotations, not a list of files"),
         ('[\n{"im_path": "a.jpg", "class": 0}\n]\n', "a.csv: these are annotations, not a list of files"),
+        ('[{"id": "7", "template": "Pushing [something]"}]', "a.csv: these are annotations, not a list of files"),
+        ("\ufeffnarration_id,participant_id\nP01_01_0,P01\n", "a.csv: these are annotations, not a list of files"),
     ):
         source.write_text(text)
         with pytest.raises(ConfigError, match=message):

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from video_fixtures import write_clip
 
-from tests.video_fixtures import write_clip
 from videobench.config import load_config
 from videobench.datasets import backends
 from videobench.datasets.annotations import split_list
@@ -119,6 +119,14 @@ def test_a_loader_gives_every_video_once_in_order(cfg, workers):
     assert [views.index for views in some] == [7, 2]
 
 
+def test_videos_of_a_loader_take_turns_in_its_memory(cfg):
+    """So nothing is copied on the way; whoever keeps views takes `Views.to`."""
+    cfg.defrost()
+    cfg.DATA_LOADER.NUM_WORKERS = 1
+    kept = list(ViewLoader(cfg, "val"))
+    assert len({views.planes[0].data_ptr() for views in kept}) < len(kept) == 10
+
+
 def test_a_video_is_decoded_once_for_all_views(wide, monkeypatch):
     asked = []
 
@@ -162,6 +170,14 @@ def test_pictures_of_different_sizes_are_named_whatever_part_they_are_in(tmp_pat
     folder = PictureFiles(str(tmp_path), lambda i: str(tmp_path / f"{i}.png"), 20)
     with pytest.raises(VideoError, match=r"18.png is 8 x 9, but 0.png is 8 x 8"):
         folder.decode_parts([*range(16), 18, 19], lambda *_: None)
+
+
+def test_no_other_program_is_run_for_a_picture(tmp_path):
+    path = tmp_path / "1.png"
+    Image.new("RGB", (8, 8)).save(path, format="EPS")
+    with PictureFiles(str(tmp_path), lambda _: str(path), 2) as folder, pytest.raises(VideoError) as caught:
+        folder.decode([0])
+    assert caught.value.cause == "1.png: not a picture, or its header is missing"
 
 
 def test_a_video_that_cannot_be_read_says_why(wide, tmp_path):

@@ -1,7 +1,9 @@
 """tools/show_clips.py: what it shows is what training and testing read."""
 
 import json
+import os
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from video_fixtures import pictures, write_clip
 
-from tests.video_fixtures import pictures, write_clip
 from videobench.config import ConfigError
 from videobench.datasets.annotations import split_list
 from videobench.datasets.augment import Augmentation
@@ -179,3 +181,20 @@ def test_the_tool(configure, tmp_path, monkeypatch, capsys):
     code, out, error = tool("--video", "no.mp4")
     assert (code, out) == (2, "")
     assert error.startswith("error: no.mp4 is not in")
+    for words, message in (
+        (("--num", 0), "--num is 0"),
+        (("--epoch", -1), "--epoch -1"),
+        (("--size", 3), "--size is 3; use 16 or more, or 0"),
+        (("--output", tmp_path / "sheet.xyz"), "sheet.xyz cannot be written: unknown file extension"),
+        (("--output", tmp_path / "no/sheet.png"), "sheet.png cannot be written"),
+    ):
+        code, out, error = tool("--num", 1, *words)
+        assert (code, out, message in error) == (2, "", True), error
+
+
+def test_a_name_of_any_bytes_is_shown(configure, root, tmp_path):
+    name = os.fsdecode(b"\xff.mp4")
+    shutil.copy(root / "b/three.mp4", tmp_path / name)
+    (video,) = shown_videos(configure(), "test", video=str(tmp_path / name))
+    assert video.as_text().startswith(f"{tmp_path}/\\xff.mp4: 30 frames")
+    assert contact_sheet(video.sheet_rows()).width > 0

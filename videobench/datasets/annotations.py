@@ -14,7 +14,7 @@ from videobench.config import CfgNode, ConfigError
 from videobench.datasets.backends import VideoReader
 from videobench.datasets.class_folders import read_class_folders, read_imagenet
 from videobench.datasets.epic_kitchens import read_actions
-from videobench.datasets.records import ClassSets, TextBuilder, VideoList, check_label
+from videobench.datasets.records import ClassSets, TextBuilder, VideoList, check_label, skip_mark
 from videobench.datasets.something_something import read_folder_list, read_label_numbers, read_official
 
 
@@ -91,7 +91,7 @@ def read_list(
             f"{path}: cannot read this list file ({error.strerror}); DATA.PATH_TO_DATA_DIR names its folder"
         ) from error
     with stream:
-        for number, line in enumerate(stream, start=1):
+        for number, line in enumerate(skip_mark(stream), start=1):
             line = line.strip()
             if not line:
                 continue
@@ -149,14 +149,14 @@ def read_class_names(path: str | Path | Sequence[str | Path]) -> list[str]:
     header = next(csv.reader([lines[0]]))
     if header[:2] == ["id", "key"]:
         rows = list(csv.reader(lines[1:]))
-        if any(len(row) < 2 or not row[0].isdigit() for row in rows):
+        if any(len(row) < 2 or not row[0].isdecimal() for row in rows):
             raise ConfigError(f"{shown}: expected a number and a name in the columns id and key")
         return _by_number([(int(row[0]), row[1]) for row in rows], shown)
     split = [line.rpartition("\t" if "\t" in line else " ") for line in lines]
-    if all(name.strip() and number.isdigit() for name, _, number in split):
+    if all(name.strip() and number.isdecimal() for name, _, number in split):
         return _by_number([(int(number), name.strip()) for name, _, number in split], shown)
     split = [line.partition(" ") for line in lines]
-    numbers = [int(number) if number.isdigit() and name.strip() else -1 for number, _, name in split]
+    numbers = [int(number) if number.isdecimal() and name.strip() else -1 for number, _, name in split]
     if numbers in (list(range(len(lines))), list(range(1, len(lines) + 1))):
         return [name.strip() for _, _, name in split]
     return lines
@@ -164,7 +164,7 @@ def read_class_names(path: str | Path | Sequence[str | Path]) -> list[str]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot read the class names (DATA.CLASS_NAMES): {error}") from error
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from videobench.config import CfgNode
+from videobench.config.checks import PICTURES
 from videobench.datasets import colour
 from videobench.datasets.erasing import Erasing
 from videobench.datasets.pixel_ops import gaussian_blur
@@ -77,7 +78,7 @@ class Augmentation:
         aug, data = cfg.AUG, cfg.DATA
         mean = tuple(map(float, data.MEAN))
         # Published: videos are filled with grey, images with their mean colour.
-        fill = tuple(min(255, round(255 * m)) for m in mean) if cfg.TRAIN.DATASET.lower() == "imagenet" else _GREY
+        fill = tuple(min(255, round(255 * m)) for m in mean) if cfg.TRAIN.DATASET.lower() in PICTURES else _GREY
         return cls(
             seed=cfg.RNG_SEED,
             in_workers=aug.DEVICE == "cpu" or (aug.DEVICE == "auto" and cfg.NUM_GPUS == 0),

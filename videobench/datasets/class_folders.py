@@ -6,6 +6,7 @@ import os
 import re
 from array import array
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,9 @@ def read_imagenet(cfg: CfgNode, split: str) -> VideoList:
     return read_class_folders(cfg, split, pictures=True, is_class=_IMAGENET_CLASS.fullmatch)
 
 
-def read_class_folders(cfg: CfgNode, split: str, *, pictures: bool, is_class=lambda _: True) -> VideoList:
+def read_class_folders(
+    cfg: CfgNode, split: str, *, pictures: bool, is_class: Callable[[str], object] = lambda _: True
+) -> VideoList:
     """Files of ``PATH_TO_DATA_DIR/<split>/<class>/``; classes are numbered in the sorted order of the training folders.
 
     A missing ``test`` is ``val``. What is neither picture nor video by its suffix is left out, and said so.
@@ -94,7 +97,11 @@ def _read_picture_list(cfg: CfgNode, split: str) -> VideoList:
         raise ConfigError(f"{path}: not a JSON file: {error}") from error
     names, labels = TextBuilder(), array("q")
     for number, entry in enumerate(content if isinstance(content, list) else [content], start=1):
-        if not isinstance(entry, dict) or not isinstance(entry.get("class"), int) or "im_path" not in entry:
+        if (
+            not isinstance(entry, dict)
+            or type(entry.get("class")) is not int
+            or not isinstance(entry.get("im_path"), str)
+        ):
             raise ConfigError(f"{path}, entry {number}: expected 'im_path' and a number as 'class', got {entry!r:.100}")
         check_label(entry["class"], cfg.MODEL.NUM_CLASSES, f"{path}, entry {number}")
         names.add(entry["im_path"])

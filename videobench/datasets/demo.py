@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from videobench.config import ConfigError
+
 CLASSES = (
     "moving left",
     "moving right",
@@ -54,16 +56,26 @@ def write_demo_dataset(
 
     Returns:
         False when the folder already holds this data set, complete; nothing is written then.
+
+    Raises:
+        ConfigError: for a folder with lists of something else.
     """
     folder = Path(folder)
     splits = SPLITS if splits is None else splits
     description = {"format": _FORMAT, "seed": seed, "splits": splits}
     stamp = folder / "demo.json"
     jobs = [(split, index) for split, count in splits.items() for index in range(count)]
-    lists = ["classes.txt", *(f"{split}.csv" for split in splits)]
+    lists = {"classes.txt": "".join(f"{name}\n" for name in CLASSES)}
+    for split, count in splits.items():
+        lists[f"{split}.csv"] = "".join(f"{_video_name(split, i)} {i % len(CLASSES)}\n" for i in range(count))
+    if "val" in splits:
+        lists["test.csv"] = lists["val.csv"]
     complete = all((folder / name).exists() for name in [*lists, *(_video_name(*job) for job in jobs)])
     if complete and stamp.exists() and stamp.read_text() == json.dumps(description):
         return False
+    for name, text in () if stamp.exists() else lists.items():
+        if (folder / name).exists() and (folder / name).read_bytes() != text.encode():
+            raise ConfigError(f"{folder / name} is not of the demo data set and would be lost; name another folder")
     # Gone while files are missing: the data set counts as complete only once everything is there.
     stamp.unlink(missing_ok=True)
     for split in splits:
@@ -73,12 +85,8 @@ def write_demo_dataset(
         for done, _ in enumerate(pool.map(write, jobs, chunksize=4), start=1):
             if progress:
                 progress(done, len(jobs))
-    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
-    for split, count in splits.items():
-        lines = "".join(f"{_video_name(split, i)} {i % len(CLASSES)}\n" for i in range(count))
-        (folder / f"{split}.csv").write_text(lines)
-    if "val" in splits:
-        (folder / "test.csv").write_text((folder / "val.csv").read_text())
+    for name, text in lists.items():
+        (folder / name).write_text(text)
     stamp.write_text(json.dumps(description))
     return True
 

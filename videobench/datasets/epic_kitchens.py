@@ -110,7 +110,8 @@ def read_actions(cfg: CfgNode, split: str) -> VideoList:
     labels = {head: array("q") for head in _CLASSES}
     spans = array("d" if as_videos else "i")
     try:
-        stream = path.open(encoding="utf-8", newline="")
+        # The narrations, which are not read, may be in any encoding.
+        stream = path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot read this list file ({error.strerror}); EPICKITCHENS.ANNOTATIONS_DIR names its folder"

@@ -40,7 +40,7 @@ class OwnVideos:
             "train.csv": [f"{name} {label}" for name, label in self.train],
             "val.csv": [f"{name} {label}" for name, label in self.val],
             # With their numbers, because a name such as "take 2" would otherwise be read as a name and its number.
-            "classes.txt": [f"{name}\t{number}" for number, name in enumerate(self.classes)],
+            "classes.txt": [f"{printable(name)}\t{number}" for number, name in enumerate(self.classes)],
         }
 
     def write_lists(self, folder: Path) -> None:
@@ -141,7 +141,7 @@ def _by_folder(source: Path, split: str, notes: list[str]) -> Labelled:
 
 def _read_table(path: Path) -> Labelled:
     try:
-        lines = path.read_bytes().decode("utf-8-sig", "surrogateescape").splitlines()
+        lines = path.read_bytes().decode("utf-8-sig", "surrogateescape").split("\n")
     except OSError as error:
         raise ConfigError(f"{path}: cannot read this table ({error.strerror})") from error
     lines = {number: line.strip() for number, line in enumerate(lines, start=1) if line.strip()}
@@ -149,7 +149,8 @@ def _read_table(path: Path) -> Labelled:
     if separator == " ":
         rows = [line.rpartition(" ")[::2] for line in lines.values()]
     else:
-        rows = list(csv.reader(lines.values(), delimiter=separator))
+        # Line by line, so that a quotation mark without its other half spoils no more than its own line.
+        rows = [next(csv.reader([line], delimiter=separator)) for line in lines.values()]
     head = [field.strip().lower() for field in rows[0]] if rows else []
     named = [
         next((head.index(name) for name in known if name in head), None) for known in (_PATH_COLUMNS, _LABEL_COLUMNS)
@@ -159,6 +160,9 @@ def _read_table(path: Path) -> Labelled:
     videos = []
     for number, row in list(zip(lines, rows, strict=True))[header:]:
         if len(row) < (len(head) if header else 2) or not row[first].strip() or not row[last].strip():
+            # Where the blank separates because one line has no comma, that line is the wrong one.
+            mark = next((mark for mark in "\t," if separator == " " and mark in lines[number]), "")
+            number = next((other for other, line in lines.items() if mark not in line), number)
             raise ConfigError(
                 f"{path}, line {number}: expected a path and a class, as in 'a.mp4,jump', got "
                 f"{printable(lines[number])!r}"
@@ -174,10 +178,12 @@ def _class_names(listed: Path, labels: set[str]) -> dict[str, str]:
     order = sorted(labels, key=int)
     if not listed.exists():
         return {label: label for label in order}
-    names = read_class_names(listed)
-    if order and int(order[-1]) >= len(names):
-        raise ConfigError(f"{listed} has {len(names)} classes, but there is a label {order[-1]}")
-    return {str(number): name for number, name in enumerate(names)}
+    names = {str(number): name for number, name in enumerate(read_class_names(listed))}
+    if unknown := [label for label in order if label not in names]:
+        raise ConfigError(
+            f"{listed} has {len(names)} classes, but there is a label {unknown[-1]}; labels are 0 to {len(names) - 1}"
+        )
+    return names
 
 
 def _check(source: Path, root: Path, labelled: Labelled, names: dict[str, str]) -> None:
@@ -187,8 +193,10 @@ def _check(source: Path, root: Path, labelled: Labelled, names: dict[str, str]) 
             "a classifier needs two, each in a sub-folder of its own (or named in a table)"
         )
     for text in (*names.values(), *(name for name, _ in labelled)):
-        if any(mark in text for mark in "\n\r\t"):
-            raise ConfigError(f"{source}: rename what has a line break or tab in its name: {text!r}")
+        if any(mark in text for mark in "\n\r\t") or text[:1].isspace():
+            raise ConfigError(
+                f"{source}: rename what has a line break or tab in its name, or begins with a blank: {text!r}"
+            )
     if missing := [name for name, _ in labelled if not (root / name).exists()]:
         raise ConfigError(
             f"{source}: {len(missing)} of {len(labelled)} videos do not exist: {_some(missing)}; their paths are "

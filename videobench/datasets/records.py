@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import BinaryIO, ClassVar, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -164,6 +165,13 @@ class VideoList:
             VideoError: for a file that is no video.
         """
         return self.reader.open(self.path(index))
+
+
+def skip_mark(stream: BinaryIO) -> BinaryIO:
+    """A list file that was just opened, behind the byte order mark that spreadsheets put in front."""
+    if stream.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+        stream.seek(0)
+    return stream
 
 
 def check_label(label: int, num_classes: int | None, where: str, key: str = "MODEL.NUM_CLASSES") -> None:

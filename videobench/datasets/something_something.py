@@ -18,7 +18,7 @@ import numpy as np
 from videobench.config import CfgNode, ConfigError
 from videobench.datasets.containers import VideoError
 from videobench.datasets.picture_files import FrameFolders, PictureFiles
-from videobench.datasets.records import Frames, TextBuilder, VideoList, check_label, with_suffix
+from videobench.datasets.records import Frames, TextBuilder, VideoList, check_label, skip_mark, with_suffix
 
 _VIDEO_SUFFIXES = (".webm", ".mp4", ".avi")
 # SSv2 frames were extracted at this rate for the published recipes.
@@ -67,9 +67,8 @@ def read_folder_list(cfg: CfgNode, split: str, rule: str) -> VideoList:
         ConfigError: for a missing or empty list and for lines that are no such thing; names file and line.
     """
     data = cfg.DATA
-    template = Path(data.PATH_TO_DATA_DIR) / data.LABEL_PATH_TEMPLATE
     words = ("train",) if split == "train" else ("validation", "val")
-    candidates = [Path(str(template).format(word)) for word in words]
+    candidates = [Path(data.PATH_TO_DATA_DIR) / data.LABEL_PATH_TEMPLATE.format(word) for word in words]
     path = next((path for path in candidates if path.exists()), candidates[0])
     names, counts, labels = TextBuilder(), array("i"), array("q")
     try:
@@ -80,7 +79,7 @@ def read_folder_list(cfg: CfgNode, split: str, rule: str) -> VideoList:
             "DATA.LABEL_PATH_TEMPLATE its name"
         ) from error
     with stream:
-        for number, line in enumerate(stream, start=1):
+        for number, line in enumerate(skip_mark(stream), start=1):
             fields = line.split()
             if not fields:
                 continue
@@ -88,7 +87,7 @@ def read_folder_list(cfg: CfgNode, split: str, rule: str) -> VideoList:
                 count, label = int(fields[-2]), int(fields[-1])
             except (ValueError, IndexError):
                 count, label = 0, 0
-            if len(fields) < 3 or count < 1:
+            if len(fields) < 3 or not 0 < count < 2**31:
                 raise ConfigError(
                     f"{path}, line {number}: expected 'folder frames label' with whole numbers and at least one "
                     f"frame, got {line.strip().decode(errors='replace')!r}"
@@ -154,14 +153,14 @@ def read_official(cfg: CfgNode, split: str) -> VideoList:
     blocks = _read_frame_list(frame_list)
     rows = np.empty((len(column), 3), np.int64)
     for index in range(len(column)):
-        if (block := blocks.pop(column[index], None)) is None:
+        if (block := blocks.get(column[index])) is None:
             raise ConfigError(
                 f"{path}, entry {index + 1}: {frame_list} has no frames of video {column[index]}; DATA.STORED_AS "
                 "videos reads video files"
             )
         rows[index] = block
-    if blocks:
-        raise ConfigError(f"{frame_list}: video {next(iter(blocks))} is not in {path.name} ({len(blocks)} such videos)")
+    if others := list(blocks.keys() - {column[index] for index in range(len(column))}):
+        raise ConfigError(f"{frame_list}: video {min(others)} is not in {path.name} ({len(others)} such videos)")
     starts, sizes, counts = rows.T
     return ListedFrames(
         names=column,
@@ -219,10 +218,10 @@ def _read_frame_list(path: Path) -> dict[str, tuple[int, int, int]]:
             f"{path}: cannot read this list of frames ({error.strerror}); DATA.STORED_AS videos reads video files"
         ) from error
     with stream:
-        header = stream.readline()
+        header = skip_mark(stream).readline()
         if header.strip() != _HEADER:
             raise ConfigError(f"{path}, line 1: expected the header {_HEADER.decode()!r}, got {header[:80]!r}")
-        place = start = len(header)
+        place = start = stream.tell()
         video, count = b"", 0
         for number, line in enumerate(stream, start=2):
             if line.count(b" ") != 4:

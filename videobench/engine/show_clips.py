@@ -18,6 +18,7 @@ from videobench.datasets.augment import Augmentation, normalise
 from videobench.datasets.backends import VideoReader
 from videobench.datasets.clips import Cut, Failure, TrainingClips, TrainingItem
 from videobench.datasets.containers import VideoError
+from videobench.datasets.preparation.files import printable
 from videobench.datasets.records import Label, TextBuilder, VideoList
 from videobench.datasets.views import VideoViews, Views
 from videobench.engine.class_names import class_names
@@ -87,7 +88,7 @@ class ShownVideo:
         """The same in lines."""
         facts = self.as_dict()
         rate = f"{self.fps:.5g} frames/s" if self.fps else "frame rate unknown"
-        lines = [f"{self.path}: {self.frames} frames of {facts['width']} x {facts['height']}, {rate}"]
+        lines = [f"{printable(self.path)}: {self.frames} frames of {facts['width']} x {facts['height']}, {rate}"]
         for clip in facts["clips"]:
             box = ", ".join(f"{name} {edge:g}" for name, edge in clip["box"].items())
             mirrored = "; mirrored" * clip["mirrored"]
@@ -99,7 +100,7 @@ class ShownVideo:
         """What a contact sheet shows of it."""
         return [
             SheetRow(
-                f"{self.path}   {clip.label}   {clip.name}{', mirrored' * clip.cut.mirrored}",
+                f"{printable(self.path)}   {clip.label}   {clip.name}{', mirrored' * clip.cut.mirrored}",
                 original,
                 tuple(clip.cut.box),
                 clip.cut.frames,
@@ -121,15 +122,18 @@ def shown_videos(
     Args:
         cfg: the configuration.
         split: train, val or test.
-        num: how many videos.
+        num: how many videos, 1 or more.
         epoch: which one, from 0.
         video: one video instead: its path, or its name in the list. Files that are not in the list can be named where
             the list is one of video files.
 
     Raises:
-        ConfigError: for a configuration or a list that cannot be used, and a video that is not in it.
+        ConfigError: for a configuration or a list that cannot be used, numbers below these, and a video that is not in
+            the list.
         VideoError: for ``video``, when it cannot be read.
     """
+    if num < 1 or epoch < 0:
+        raise ConfigError(f"--num is {num} and --epoch {epoch}; use 1 or more, and 0 or more")
     try:
         _check(cfg)
         videos = split_list(cfg, split)

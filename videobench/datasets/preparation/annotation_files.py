@@ -21,7 +21,8 @@ def read_lines(path: Path) -> list[str]:
         ConfigError: for a file that cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        # Not splitlines, to which other characters are the end of a line, too.
+        return path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot read this ({error})") from error
 
@@ -30,11 +31,16 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a csv file with a header that names at least ``columns``.
 
     Raises:
-        ConfigError: for a file without one of them, or without rows.
+        ConfigError: for a file without one of them, or without rows, and for a row that ends before them.
     """
-    rows = list(csv.DictReader(read_lines(path)))
-    missing = [column for column in columns if rows and rows[0].get(column) is None]
-    if not rows or missing:
+    table = csv.DictReader(line if line.strip() else "" for line in read_lines(path))
+    missing = [column for column in columns if table.fieldnames and column not in table.fieldnames]
+    rows = []
+    for row in table if not missing else ():
+        if any(row[column] is None for column in columns):
+            raise ConfigError(f"{path}, line {table.line_num}: this line ends too early")
+        rows.append(row)
+    if not rows:
         raise ConfigError(f"{path}: {f'no column {missing[0]}' if missing else 'no rows'}; the official csv has one")
     return rows
 

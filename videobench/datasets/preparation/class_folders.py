@@ -32,9 +32,17 @@ def folder(
         separator: between path and label.
 
     Raises:
-        ConfigError: for a video in no folder of a class, and classes that are not in ``classes``.
+        ConfigError: for a video in no folder of a class, classes that are not in ``classes``, and a ``val_fraction``
+            that is none, or that is given where there are folders of splits.
     """
     splits = [s for s in ("train", "val", "test") if (root / s).is_dir()]
+    if not 0 <= val_fraction < 1:
+        raise ConfigError(f"--val-fraction is {val_fraction:g}; it is from 0 to below 1")
+    if val_fraction and splits:
+        raise ConfigError(
+            f"--val-fraction: {root} has a split of its own ({', '.join(splits)}); to draw one from the training "
+            "videos, give --data their folder"
+        )
     places = [(s, root / s) for s in splits] or [("train", root)]
     found = {split: _by_class(place, split if splits else "") for split, place in places}
     names = sorted({name for by_class in found.values() for name in by_class})
@@ -42,6 +50,9 @@ def folder(
     number = class_numbers(order, names, classes)
     plan = Plan(root, {}, dataset="kinetics", classes={"classes.txt": order})
     plan.keys["DATA.PATH_LABEL_SEPARATOR"] = separator
+    beside = [name for name in find_files(root, VIDEO_SUFFIXES) if name.partition("/")[0] not in splits]
+    if splits and beside:
+        plan.notes.append(f"left out, beside {' and '.join(splits)}: {len(beside)} videos, the first is {beside[0]}")
     for split, by_class in found.items():
         for name in sorted(by_class):
             label = number[plain(name)]
@@ -85,7 +96,7 @@ def imagenet(root: Path, val_labels: Path | None = None, classes: Sequence[Path]
     truth = {}
     if val_labels:
         rows = read_table(val_labels, ("ImageId", "PredictionString"))
-        truth = {row["ImageId"]: row["PredictionString"].split()[0] for row in rows}
+        truth = {row["ImageId"]: row["PredictionString"].partition(" ")[0] for row in rows}
     plan = Plan(root, {}, dataset="imagenet", classes={"classes.txt": [names.get(name, name) for name in synsets]})
     for split in ("train", "val"):
         rows, out = [], []

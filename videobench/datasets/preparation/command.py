@@ -60,6 +60,8 @@ def _plan(args: Namespace) -> Plan:
         return kinetics(args.annotations, args.data, order, args.separator)
     if args.command in ("ssv1", "ssv2"):
         splits = {_split_of(path): path for path in args.annotations}
+        if len(splits) < len(args.annotations):
+            raise ConfigError(f"two files for one split would become one list: {', '.join(map(str, args.annotations))}")
         return something_something(args.command, splits, args.labels, args.data, args.classes)
     if args.command == "ucf101":
         return ucf101(args.splits, args.split, args.data, args.separator)

@@ -29,6 +29,12 @@ from videobench.datasets.preparation.verify import sound_frames
 
 #: Errors after which nothing else can be written either.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+#: Of x264.
+# fmt: off
+PRESETS = (
+    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo",
+)
+# fmt: on
 _FASTEST_CLOCK = 10_000_000
 
 

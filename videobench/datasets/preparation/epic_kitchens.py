@@ -27,6 +27,8 @@ def epic(annotations: Sequence[Path], root: Path, classes: Sequence[Path] = ()) 
     Raises:
         ConfigError: for tables of another form.
     """
+    if len({path.name for path in annotations}) < len(annotations):
+        raise ConfigError(f"{', '.join(map(str, annotations))}: two tables of one name would become one list")
     tables = {path: read_table(path, _NEEDED) for path in annotations}
     videos = {(row["participant_id"], row["video_id"]) for rows in tables.values() for row in rows}
     found = {
@@ -40,7 +42,9 @@ def epic(annotations: Sequence[Path], root: Path, classes: Sequence[Path] = ()) 
     plan.keys["DATA.STORED_AS"] = stored
     header = None
     for path, rows in tables.items():
-        text = [line for line in read_lines(path) if line]
+        text = [line for line in read_lines(path) if line.strip()]
+        if len(text) != len(rows) + 1:
+            raise ConfigError(f"{path}: a row goes over several lines; write every action in one")
         if header not in (None, text[0]):
             raise ConfigError(f"{path}: other columns than {annotations[0]}; give it to a call of its own")
         header = text[0]
@@ -85,4 +89,4 @@ def _why_missing(root: Path, video: str, stored: str, other: dict[str, str]) -> 
 
 
 def _count_frames(folder: Path) -> int:
-    return sum(entry.name.endswith(".jpg") for entry in os.scandir(folder))
+    return sum(name.endswith(".jpg") and not name.startswith(".") for name in os.listdir(folder))

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import string
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,15 +40,17 @@ def read_entries(path: Path, separator: str = " ", fields: int = 1) -> list[Entr
             the first.
     """
     try:
-        lines = path.read_bytes().decode("utf-8", "surrogateescape").splitlines()
+        # Not splitlines, to which other characters are the end of a line, too: names may have them.
+        lines = path.read_bytes().decode("utf-8-sig", "surrogateescape").split("\n")
     except OSError as error:
         raise ConfigError(f"{path}: cannot read this list ({error.strerror})") from error
     # Annotations that are read by the makers of lists, or by `split_list`.
-    if lines and (lines[0].strip() in ("[", "{") or {"youtube_id", "narration_id"} & set(lines[0].split(","))):
+    first = lines[0].strip()
+    if first in ("[", "{") or first.startswith(("[{", '{"')) or {"youtube_id", "narration_id"} & set(first.split(",")):
         raise ConfigError(f"{path}: these are annotations, not a list of files; give the folder of the files instead")
     entries: list[Entry] = []
     for number, text in enumerate(lines, start=1):
-        line = text.strip()
+        line = text.strip(string.whitespace)
         if not line:
             continue
         parts = line.rsplit(separator, fields)
@@ -78,11 +81,14 @@ def check_files_listed(path: Path, entries: Sequence[Entry], prefix: str, option
 
 
 def find_files(folder: Path, suffixes: Iterable[str]) -> Iterator[str]:
-    """Files with these endings below a folder, relative to it, in sorted order; hidden ones do not count."""
+    """Files with these endings below a folder, relative to it, in sorted order; hidden ones do not count.
+
+    Raises:
+        ConfigError: see `walk`.
+    """
     suffixes = frozenset(suffixes)
     found = []
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for place, names in walk(folder):
         below = os.path.relpath(place, folder)
         found += [
             name if below == "." else f"{below}/{name}"
@@ -90,6 +96,61 @@ def find_files(folder: Path, suffixes: Iterable[str]) -> Iterator[str]:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
         ]
     return iter(sorted(found))
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file is a picture by its name; hidden ones (``._1.jpg`` of macOS) are none."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+
+
+def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every folder at and below ``folder`` that is not hidden, and the names of its files; links are followed.
+
+    Not those that lead to a folder above, in which there would be no end.
+
+    Raises:
+        ConfigError: for a folder that cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise ConfigError(f"{printable(error.filename)}: cannot read this folder ({error.strerror})") from error
+
+    above = {os.fspath(folder): (os.path.realpath(folder),)}
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        chain, kept = above.pop(place), []
+        for name in folders:
+            path = os.path.join(place, name)
+            real = os.path.realpath(path) if os.path.islink(path) else os.path.join(chain[-1], name)
+            if not name.startswith(".") and real not in chain:
+                above[path] = (*chain, real)
+                kept.append(name)
+        folders[:] = kept
+        yield place, names
+
+
+def unlistable(name: str) -> str:
+    """What keeps a line of a list from beginning with this name, as another one would be read; empty when nothing."""
+    if any(mark in name for mark in "\n\r"):
+        return "a line break in its name"
+    return "a blank at its beginning" if name[:1].isspace() else ""
+
+
+def listable(names: Iterable[str]) -> list[Entry]:
+    """Names found in a folder as the lines of a list.
+
+    Raises:
+        ConfigError: for a name that no list can hold.
+    """
+    entries = [Entry(name, "") for name in names]
+    if wrong := next((entry.name for entry in entries if unlistable(entry.name)), None):
+        raise ConfigError(f"{wrong!r} has {unlistable(wrong)}, which a list cannot hold; rename it")
+    return entries
+
+
+def told(name: str, cause: str) -> str:
+    """``name TAB cause`` in one line, whatever is in them."""
+    return re.sub(r"[\n\r]+", " ", f"{name}\t{cause}")
 
 
 def printable(name: str) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from videobench.datasets.containers import VideoError, cause_of
+from videobench.datasets.picture_files import open_picture
 from videobench.datasets.preparation.encoding import FULL, Encoded
-from videobench.datasets.preparation.files import IMAGE_SUFFIXES, printable, put_in_place
+from videobench.datasets.preparation.files import is_picture, printable, put_in_place, walk
 
 # Says which folder and which settings the pictures beside it come from.
 _STAMP = ".videobench.json"
@@ -90,13 +91,8 @@ def shrink(job: FrameJob, beat: Callable[[], None]) -> Encoded:
 
 
 def find_frame_folders(root: Path) -> list[str]:
-    """Folders below ``root``, relative to it, that have pictures in them."""
-    found = []
-    for place, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        if any(os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES for name in names):
-            found.append(os.path.relpath(place, root))
-    return sorted(found)
+    """Folders below ``root``, relative to it, that have pictures in them; hidden ones do not count."""
+    return sorted(os.path.relpath(place, root) for place, names in walk(root) if any(map(is_picture, names)))
 
 
 def size_of(path: str | Path) -> int:
@@ -106,23 +102,15 @@ def size_of(path: str | Path) -> int:
 
 def _pictures(folder: str | Path) -> list[os.DirEntry]:
     with os.scandir(folder) as entries:
-        found = [
-            e for e in entries if os.path.splitext(e.name)[1].lower() in IMAGE_SUFFIXES and not e.name.startswith(".")
-        ]
+        found = [entry for entry in entries if is_picture(entry.name)]
     return sorted(found, key=lambda entry: entry.name)
 
 
 def _shrink_picture(source: Path, target: Path, encoding: FrameEncoding) -> None:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
-    try:
-        with Image.open(source) as picture:
-            picture.load()
-    except UnidentifiedImageError as error:
-        raise VideoError(str(source), "not an image, or its header is missing") from error
-    # Pillow reports broken pictures as one of several kinds of exceptions.
-    except (OSError, SyntaxError, ValueError) as error:
-        raise VideoError(str(source), cause_of(error)) from error
+    with open_picture(str(source)) as picture:
+        picture.load()
     scale = encoding.short_side / min(picture.size)
     if scale >= 1:
         shutil.copyfile(source, target)

@@ -37,7 +37,10 @@ def kinetics(annotations: Sequence[Path], videos: Path, classes: Sequence[Path] 
         split = SPLITS.get(row["split"].strip())
         if split is None:
             raise ConfigError(f"{row['youtube_id']}: unknown split {row['split']!r}")
-        start = int(float(row["time_start"]))
+        try:
+            start = int(float(row["time_start"]))
+        except ValueError as error:
+            raise ConfigError(f"{row['youtube_id']}: time_start {row['time_start']!r} is no number") from error
         found = files.get((row["youtube_id"], start)) or files.get((row["youtube_id"], None))
         name = f"{split}.csv"
         plan.lists.setdefault(name, [])
@@ -55,8 +58,10 @@ def kinetics(annotations: Sequence[Path], videos: Path, classes: Sequence[Path] 
 
 def _rows(path: Path) -> list[dict[str, str]]:
     rows = read_table(path, ("youtube_id", "time_start", "split"))
-    if rows[0].get("label") is None:
+    if "label" not in rows[0]:
         raise ConfigError(f"{path}: no column label; where labels are held out (test tables), leave the file out")
+    if bare := next((row["youtube_id"] for row in rows if not row["label"]), None):
+        raise ConfigError(f"{path}: {bare} has no label; where labels are held out (test tables), leave the file out")
     return rows
 
 

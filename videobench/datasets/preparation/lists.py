@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 import yaml
 
 from videobench.config import ConfigError
-from videobench.datasets.preparation.files import printable, write_lines
-from videobench.datasets.preparation.jobs import Lost, run_jobs
-from videobench.datasets.preparation.verify import PUBLISHED, Check, check_file
-from videobench.datasets.workers import usable_cores
+from videobench.datasets.preparation.files import printable, told, unlistable, write_lines
+from videobench.datasets.preparation.verify import PUBLISHED, Check, check_all
 
-CHECKS = ("none", "packets", "full")
+#: What is known of the files of the lists beside it.
+JOURNAL = "checked.jsonl"
 _SHOWN = 10
 # Stands in a row for the number of frames, which only reading the video tells.
 FRAMES = "\0"
@@ -134,7 +133,8 @@ def make_lists(
     """Write the lists of a plan into ``out``, and beside them what belongs to them.
 
     That is NAME.left_out.txt (``what TAB cause``) for each, the class names, and data.yaml, the keys that say where all
-    this is: given behind a recipe, it makes that read these lists.
+    this is: given behind a recipe, it makes that read these lists. checked.jsonl is what is known of the files: sound
+    ones that have not changed are not read again.
 
     Args:
         plan: see `Plan`.
@@ -157,14 +157,14 @@ def make_lists(
         raise ConfigError("the list needs the number of frames of every video: use --check packets or full")
     if check != "none":
         frames = {row.file: row.frames for row in rows}
-        checks = [Check(str(plan.root / f), check == "full", plan.template if n else "", n) for f, n in frames.items()]
-        files = list(frames)
-        jobs = run_jobs(check_file, checks, workers=workers or usable_cores(), patience=patience)
-        for done, (number, result) in enumerate(jobs, start=1):
-            faulty[files[number]] = result.cause
-            counted[files[number]] = 0 if isinstance(result, Lost) else result.frames
-            if progress:
-                progress(done, len(files))
+        checks = {
+            file: Check(str(plan.root / file), check == "full", plan.template if count else "", count)
+            for file, count in frames.items()
+        }
+        results, _ = check_all(checks, out / JOURNAL, workers=workers, patience=patience, progress=progress)
+        faulty = {file: result.cause for file, result in results.items()}
+        counted = {file: result.frames for file, result in results.items()}
+    faulty |= {row.file: f"a list cannot hold {cause}" for row in rows if (cause := unlistable(row.line))}
     left_out, lists, contents, notes = {}, {}, {}, list(plan.notes)
     for name, listed in plan.lists.items():
         sound = [row for row in listed if not faulty.get(row.file)]
@@ -174,12 +174,12 @@ def make_lists(
                 left_out[name].append((row.name, f"{row.file}: {cause}") if row.name else (row.file, cause))
         lists[name] = len(sound)
         contents[name] = plan.layout([row.line.replace(FRAMES, str(counted.get(row.file, 0))) for row in sound])
-        contents[f"{Path(name).stem}.left_out.txt"] = [f"{what}\t{cause}" for what, cause in left_out[name]]
+        contents[f"{Path(name).stem}.left_out.txt"] = [told(what, cause) for what, cause in left_out[name]]
         if known := plan.published.get(name):
             notes.append(f"{name}: {len(sound)} lines, the published list of {known} has {PUBLISHED[known]}")
     # With their numbers, because a name such as "take 2" would otherwise be read as a name and its number.
     for name, classes in plan.classes.items():
-        contents[name] = [f"{label}\t{number}" for number, label in enumerate(classes)]
+        contents[name] = [f"{printable(label)}\t{number}" for number, label in enumerate(classes)]
     contents["data.yaml"] = plan.configuration(out)
     _check_free(out, contents, overwrite)
     written = [write_lines(out / name, lines) for name, lines in contents.items()]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from videobench.config import ConfigError
 from videobench.datasets.preparation.annotation_files import NOT_FOUND
-from videobench.datasets.preparation.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find_files
+from videobench.datasets.preparation.files import VIDEO_SUFFIXES, find_files, is_picture
 from videobench.datasets.preparation.lists import FRAMES, Plan, Row
 
 
@@ -66,11 +66,12 @@ class NamedVideos:
 
 def _frames_in(folder: Path) -> tuple[int, str, str]:
     """Number of frames, how they are named, and what is wrong."""
-    names = sorted(e.name for e in os.scandir(folder) if os.path.splitext(e.name)[1].lower() in IMAGE_SUFFIXES)
+    names = sorted(filter(is_picture, os.listdir(folder)))
     match = re.fullmatch(r"(.*?)(\d+)(\.\w+)", names[0]) if names else None
     if not match:
         return 0, "", "no frames"
-    template = f"{match[1]}{{:0{len(match[2])}d}}{match[3]}"
+    before, after = (part.replace("{", "{{").replace("}", "}}") for part in (match[1], match[3]))
+    template = f"{before}{{:0{len(match[2])}d}}{after}"
     there = set(names)
     missing = next((n for n in range(1, len(names) + 1) if template.format(n) not in there), None)
     if missing:

@@ -3,18 +3,22 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from videobench.config import ConfigError
-from videobench.datasets.preparation.encoding import Encoded, Encoding, Job, encode
+from videobench.datasets.preparation.encoding import PRESETS, Encoded, Encoding, Job, encode
 from videobench.datasets.preparation.files import (
     VIDEO_SUFFIXES,
     Entry,
+    Journal,
     check_files_listed,
     find_files,
+    listable,
     printable,
     read_entries,
+    told,
     write_lines,
 )
 from videobench.datasets.preparation.frame_folders import FrameEncoding, FrameJob, find_frame_folders, shrink, size_of
@@ -85,11 +89,13 @@ def resize(
 
     Raises:
         ConfigError: before anything is encoded, for a list that cannot be read, targets that would be originals or each
-            other; after the first files, when the rest does not fit on the disk.
+            other, and another run at work on it; after the first files, when the rest does not fit on the disk.
     """
     frames = isinstance(encoding, FrameEncoding)
     if encoding.short_side < 2 or (encoding.quality if frames else encoding.gop) < 1:
         raise ConfigError("--short-side is at least 2, --gop and --quality at least 1")
+    if not frames and (encoding.preset not in PRESETS or not 0 <= encoding.crf <= 51):
+        raise ConfigError(f"--crf is from 0 to 51, --preset one of {', '.join(PRESETS)}")
     entries, prefix = _entries(source, prefix, separator, frames)
     targets = _targets(entries, out, "" if frames else ".mp4")
     names = list(targets)
@@ -100,27 +106,30 @@ def resize(
     else:
         work, jobs = encode, [Job(*place) for place in places]
     _check_apart(jobs)
-    out.mkdir(parents=True, exist_ok=True)
+    list_name = f"{source.resolve().name}.txt" if source.is_dir() else source.name
+    if os.path.realpath(out / list_name) == os.path.realpath(source):
+        raise ConfigError(f"{source} would be replaced by the new list; choose another folder with --out")
     spread = sorted({i * len(jobs) // _MEASURED_ON for i in range(_MEASURED_ON)} if len(jobs) > _MEASURED_ON else ())
     rest = sorted(set(range(len(jobs))).difference(spread))
     results: dict[int, Encoded] = {}
-    for part in (spread, rest):
-        if part is rest:
-            _check_space([results[i] for i in spread], [jobs[i] for i in rest], out, say)
-        todo = [jobs[i] for i in part]
-        for number, result in run_jobs(work, todo, workers=workers or usable_cores(), patience=patience):
-            result = Encoded(cause=result.cause) if isinstance(result, Lost) else result
-            if result.fatal:
-                raise ConfigError(f"{result.cause}; what is done stays, and the same command goes on from there")
-            results[part[number]] = result
-            if progress:
-                progress(len(results), len(jobs))
+    # Two runs would write the same unfinished files.
+    with closing(Journal(out / f".{list_name}.lock")):
+        for part in (spread, rest):
+            if part is rest:
+                _check_space([results[i] for i in spread], [jobs[i] for i in rest], out, say)
+            todo = [jobs[i] for i in part]
+            for number, result in run_jobs(work, todo, workers=workers or usable_cores(), patience=patience):
+                result = Encoded(cause=result.cause) if isinstance(result, Lost) else result
+                if result.fatal:
+                    raise ConfigError(f"{result.cause}; what is done stays, and the same command goes on from there")
+                results[part[number]] = result
+                if progress:
+                    progress(len(results), len(jobs))
     failures = [(names[i], results[i].cause) for i in range(len(jobs)) if results[i].cause]
     failed = {name for name, _ in failures}
-    list_name = f"{source.resolve().name}.txt" if source.is_dir() else source.name
     written = [
         write_lines(out / list_name, [targets[e.name] + e.rest for e in entries if e.name not in failed]),
-        write_lines(out / f"{Path(list_name).stem}.failed.txt", [f"{name}\t{cause}" for name, cause in failures]),
+        write_lines(out / f"{Path(list_name).stem}.failed.txt", [told(name, cause) for name, cause in failures]),
     ]
     done = results.values()
     return Resized(len(jobs), failures, sum(r.bytes_in for r in done), sum(r.bytes_out for r in done), written)
@@ -135,7 +144,7 @@ def _entries(source: Path, prefix: str, separator: str, frames: bool) -> tuple[l
                 if frames
                 else f"{source}: no video files in this folder; folders of frames are made smaller with --frames"
             )
-        return [Entry(name, "") for name in names], os.fspath(source)
+        return listable(names), os.fspath(source)
     entries = read_entries(source, separator, fields=2 if frames else 1)
     if frames and not entries[0].rest:
         raise ConfigError(f"{source}: lines of a list of frame folders are 'folder{separator}frames{separator}label'")

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from av.video.stream import VideoStream
 from videobench.config import ConfigError
 from videobench.datasets.containers import VideoError, cause_of, open_video
 from videobench.datasets.decoding import Video
+from videobench.datasets.picture_files import open_picture
 from videobench.datasets.preparation.files import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -21,11 +22,13 @@ from videobench.datasets.preparation.files import (
     Journal,
     check_files_listed,
     find_files,
+    listable,
     printable,
     read_entries,
+    told,
     write_lines,
 )
-from videobench.datasets.preparation.jobs import run_jobs
+from videobench.datasets.preparation.jobs import Lost, run_jobs
 from videobench.datasets.workers import usable_cores
 
 # Videos (EPIC: actions, ImageNet: pictures) in the published lists. Every copy of Kinetics is another one, because
@@ -154,39 +157,67 @@ def verify(
     base = (out or (source if source.is_dir() else source.parent)) / (
         source.resolve().name if source.is_dir() else source.stem
     )
-    names = list(dict.fromkeys(entry.name for entry in entries))
-    causes: dict[str, str] = {}
-    journal = Journal(base.with_name(f"{base.name}.verify.jsonl"))
-    try:
-        sound = {record["path"]: record for record in journal.records}
-        checks: dict[str, Check] = {}
-        for entry in entries:
-            path = os.path.join(prefix, entry.name)
-            frames = int(entry.rest.split(separator)[-2]) if template else 0
-            if not _known_sound(sound.get(_key(path)), path, full, frames):
-                checks.setdefault(entry.name, Check(path, full, template, frames))
-        known, asked = len(names) - len(checks), list(checks)
-        jobs = run_jobs(check_file, list(checks.values()), workers=workers or usable_cores(), patience=patience)
-        for done, (number, result) in enumerate(jobs, start=1):
-            check = checks[asked[number]]
-            # A process that was lost has a cause, too.
-            if cause := result.cause:
-                causes[asked[number]] = cause
-            journal.add(_stamp(check.path) | {"full": full, "frames": check.frames, "cause": cause})
-            if progress:
-                progress(known + done, len(names))
-    finally:
-        journal.close()
+    checks: dict[str, Check] = {}
+    for entry in entries:
+        frames = int(entry.rest.split(separator)[-2]) if template else 0
+        checks.setdefault(entry.name, Check(os.path.join(prefix, entry.name), full, template, frames))
+    results, known = check_all(
+        checks,
+        base.with_name(f"{base.name}.verify.jsonl"),
+        workers=workers,
+        patience=patience,
+        progress=progress,
+    )
     notes, complete = _about_list(entries, expect)
-    faults = [(name, causes[name]) for name in names if name in causes]
+    causes = {name: results[name].cause for name in checks if results[name].cause}
+    faults = list(causes.items())
     suffix = ".txt" if source.is_dir() else source.suffix
     written = [
-        write_lines(base.with_name(f"{base.name}.quarantine.txt"), [f"{name}\t{cause}" for name, cause in faults]),
+        write_lines(base.with_name(f"{base.name}.quarantine.txt"), [told(name, cause) for name, cause in faults]),
         write_lines(
             base.with_name(f"{base.name}.clean{suffix}"), [e.name + e.rest for e in entries if e.name not in causes]
         ),
     ]
-    return Verification(len(names), known, faults, notes, complete, written)
+    return Verification(len(checks), known, faults, notes, complete, written)
+
+
+def check_all(
+    checks: Mapping[str, Check],
+    journal: Path,
+    *,
+    workers: int | None,
+    patience: float,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[dict[str, Checked], int]:
+    """Read files, but for those that an earlier run with the same journal found sound and that have not changed.
+
+    Args:
+        checks: what to read, by any name.
+        journal: file of what is known; written as the results come, so that a run that was stopped loses nothing.
+        workers, patience, progress: see `verify`.
+
+    Returns:
+        The result of each name, and how many of them were known.
+    """
+    log = Journal(journal)
+    try:
+        records = {record["path"]: record for record in log.records}
+        results = {}
+        for name, check in checks.items():
+            if _known_sound(record := records.get(_key(check.path)), check):
+                results[name] = Checked("", record["found"])
+        known, asked = len(results), [name for name in checks if name not in results]
+        items = [checks[name] for name in asked]
+        jobs = run_jobs(check_file, items, workers=workers or usable_cores(), patience=patience)
+        for done, (number, result) in enumerate(jobs, start=known + 1):
+            check = items[number]
+            results[asked[number]] = result = Checked(result.cause) if isinstance(result, Lost) else result
+            log.add(_asked(check) | {"full": check.full, "found": result.frames, "cause": result.cause})
+            if progress:
+                progress(done, len(checks))
+    finally:
+        log.close()
+    return results, known
 
 
 def check_file(check: Check, beat: Callable[[], None]) -> Checked:
@@ -260,19 +291,10 @@ def _check_frames(check: Check, beat: Callable[[], None]) -> int:
 
 
 def _check_image(path: str, full: bool = True) -> int:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            if full:
-                image.load()
-            return 1
-    except FileNotFoundError as error:
-        raise VideoError(path, "no such file") from error
-    except UnidentifiedImageError as error:
-        raise VideoError(path, "not an image, or its header is missing") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise VideoError(path, cause_of(error)) from error
+    with open_picture(path) as picture:
+        if full:
+            picture.load()
+    return 1
 
 
 def _entries(source: Path, prefix: str, separator: str, template: str) -> tuple[list[Entry], str]:
@@ -285,7 +307,7 @@ def _entries(source: Path, prefix: str, separator: str, template: str) -> tuple[
         if not template:
             check_files_listed(source, entries, prefix, "--template")
         return entries, prefix
-    entries = [Entry(name, "") for name in find_files(source, VIDEO_SUFFIXES)]
+    entries = listable(find_files(source, VIDEO_SUFFIXES))
     if not entries:
         raise ConfigError(
             f"{source}: no video files in this folder; folders of frames are checked by their list and --template"
@@ -318,12 +340,16 @@ def _stamp(path: str) -> dict:
     return {"path": _key(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
-def _known_sound(record: dict | None, path: str, full: bool, frames: int) -> bool:
+def _asked(check: Check) -> dict:
+    """What has to be the same for a result to hold."""
+    return _stamp(check.path) | {"frames": check.frames, "template": check.template}
+
+
+def _known_sound(record: dict | None, check: Check) -> bool:
     # Faulty files are looked at again: what killed a process may have been another process.
     return (
         record is not None
         and not record["cause"]
-        and record["full"] >= full
-        and record["frames"] == frames
-        and record.items() >= _stamp(path).items()
+        and record["full"] >= check.full
+        and record.items() >= _asked(check).items()
     )
