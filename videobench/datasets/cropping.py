@@ -23,9 +23,15 @@ class Box(NamedTuple):
     width: float
 
     def whole(self) -> "Box":
-        """With the edges rounded to whole pixels, as `crop_resize` cuts it."""
-        y0, x0 = round(self.y0), round(self.x0)
-        return Box(y0, x0, round(self.y0 + self.height) - y0, round(self.x0 + self.width) - x0)
+        """With the edges rounded to whole pixels, as `crop_resize` cuts it; never to nothing."""
+        (y0, height), (x0, width) = _whole(self.y0, self.height), _whole(self.x0, self.width)
+        return Box(y0, x0, height, width)
+
+
+def _whole(start: float, length: float) -> tuple[int, int]:
+    first, last = round(start), round(start + length)
+    # In a frame one pixel wide a box is narrower than that.
+    return (math.floor(start), 1) if first == last and length > 0 else (first, last - first)
 
 
 def resized_size(height: int, width: int, short_side: int) -> tuple[int, int]:
@@ -74,12 +80,6 @@ def test_windows(
     size = resized_size(height, width, short_side)
     positions = (0, 1, 2) if crops == 3 else (1 if single == "centre" else 0,)
     return size, [window(*size, crop, position) for position in positions]
-
-
-def test_boxes(height: int, width: int, short_side: int, crop: int, crops: int) -> list[Box]:
-    """`test_windows` as boxes of the original frame."""
-    size, windows = test_windows(height, width, short_side, crop, crops)
-    return [in_original(box, size, (height, width)) for box in windows]
 
 
 def image_test_window(height: int, width: int, crop: int, ratio: float = 0.875) -> tuple[tuple[int, int], Box]:

@@ -159,7 +159,7 @@ class Video:
         """Frames per second, on average where the distances vary."""
         index = self.index
         stated = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
-        if not index.timed or index.frames == 1:
+        if not index.span:
             return stated
         measured = (index.frames - 1) / (index.span * self._stream.time_base)
         # What a container states counts frames that an edit list hides, and may be its clock instead.
@@ -174,7 +174,7 @@ class Video:
         if self._geometry is None:
             self.decode([0])
         index, (width, height, rotation) = self.index, self._geometry
-        duration = index.span * self._stream.time_base + 1 / self.fps if index.timed else index.frames / self.fps
+        duration = index.span * self._stream.time_base + 1 / self.fps if index.span else index.frames / self.fps
         return VideoInfo(
             frames=index.frames,
             fps=self.fps,
@@ -254,19 +254,20 @@ class Video:
 
     def _count(self) -> VideoIndex:
         """The index from decoding everything."""
-        kept, size, keys, count, damage = [], 0, [], 0, ""
+        kept, size, keys, times, count, damage = [], 0, [], [], 0, ""
         try:
             for frame in self._in_order():
                 if frame.key_frame:
                     keys.append(count)
                 count += 1
+                times.append(frame.pts)
                 size += sum(plane.buffer_size for plane in frame.planes)
                 if size <= _KEEP_FRAMES:
                     kept.append(frame)
         except Damage as error:
             damage = str(error)
         self._decoded = kept if len(kept) == count else None
-        return counted_index(count, keys, damage or cut_short(self._source))
+        return counted_index(count, keys, damage or cut_short(self._source), times)
 
     # Decoding.
 

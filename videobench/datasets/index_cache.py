@@ -23,8 +23,8 @@ from videobench.datasets.packets import VideoIndex
 logger = logging.getLogger(__name__)
 
 # A change of what is stored, or of the library that reads files, makes older entries void.
-_VERSION = f"1 {av.library_versions['libavformat']}"
-_HEAD = struct.Struct("<qqq")
+_VERSION = f"2 {av.library_versions['libavformat']}"
+_HEAD = struct.Struct("<qqqq")
 # Entries wait for each other so that a worker writes now and then only; of one that is killed they are lost.
 _WAITING, _SECONDS = 16, 1.0
 
@@ -106,13 +106,13 @@ class IndexCache:
                 if "locked" in str(error):
                     return None
                 # A file system without locks, a full disk, a folder that is gone: work goes on without the cache.
-                self._broken = str(error)
-                logger.warning("%s cannot be used (%s): DATA.INDEX_CACHE is off for this process", self.path, error)
+                self._give_up(error)
             except sqlite3.DatabaseError as error:
                 self._connection = None
                 if attempt:
-                    self._broken = str(error)
-                self._begin_anew(error)
+                    self._give_up(error)
+                else:
+                    self._begin_anew(error)
         return None
 
     def _open(self) -> sqlite3.Connection:
@@ -135,8 +135,16 @@ class IndexCache:
     def _begin_anew(self, error: Exception) -> None:
         logger.warning("%s is damaged (%s) and is made anew", self.path, error)
         # The journal of the old file must not be applied to the new one.
-        Path(f"{self.path}-journal").unlink(missing_ok=True)
-        self.path.unlink(missing_ok=True)
+        try:
+            Path(f"{self.path}-journal").unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
+        except OSError as denied:
+            # In a shared folder it may belong to somebody else.
+            self._give_up(denied)
+
+    def _give_up(self, error: Exception) -> None:
+        self._broken = str(error)
+        logger.warning("%s cannot be used (%s): DATA.INDEX_CACHE is off for this process", self.path, error)
 
 
 def _key(video: str) -> bytes:
@@ -145,7 +153,7 @@ def _key(video: str) -> bytes:
 
 def _packed(index: VideoIndex) -> bytes:
     """An index as compressed bytes, a few hundred for a short video; zlib adds a checksum."""
-    head = _HEAD.pack(index.frames, len(index.key_frames), len(index.pts))
+    head = _HEAD.pack(index.frames, len(index.key_frames), len(index.pts), index.span)
     times = [np.diff(column, prepend=0).astype("<i8").tobytes() for column in (index.key_frames, index.pts, index.pos)]
     return zlib.compress(b"".join([head, *times, index.kind.tobytes(), index.damage.encode()]), 1)
 
@@ -153,11 +161,11 @@ def _packed(index: VideoIndex) -> bytes:
 def _unpacked(content: bytes) -> VideoIndex | None:
     try:
         content = zlib.decompress(content)
-        frames, keys, packets = _HEAD.unpack_from(content)
+        frames, keys, packets, span = _HEAD.unpack_from(content)
         places = np.cumsum([_HEAD.size, 8 * keys, 8 * packets, 8 * packets, packets])
         parts = [content[start:end] for start, end in itertools.pairwise(places)]
         key_frames, pts, pos = (np.cumsum(np.frombuffer(part, "<i8")) for part in parts[:3])
         kind = np.frombuffer(parts[3], np.uint8)
-        return VideoIndex(frames, key_frames, content[places[-1] :].decode(), pts, pos, kind)
+        return VideoIndex(frames, key_frames, content[places[-1] :].decode(), pts, pos, kind, span)
     except (zlib.error, struct.error, ValueError, TypeError):
         return None

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import av
 import numpy as np
@@ -22,6 +23,7 @@ class VideoIndex:
         pos: its byte position in the file, int64; -1 where unknown.
         kind: its kind, uint8: 1 where decoding can start, plus 2 for a frame that is shown, plus 4 where the file says
             that decoding can start.
+        span: ticks of the stream's clock from the first frame to the last; 0 where nothing tells.
     """
 
     frames: int
@@ -30,16 +32,12 @@ class VideoIndex:
     pts: np.ndarray
     pos: np.ndarray
     kind: np.ndarray
+    span: int = 0
 
     @property
     def timed(self) -> bool:
         """Whether the packets tell where the frames are."""
         return len(self.pts) > 0
-
-    @property
-    def span(self) -> int:
-        """Ticks of the stream's clock from the first frame to the last."""
-        return int(self.pts[self.order[-1]] - self.pts[self.order[0]])
 
     @cached_property
     def order(self) -> np.ndarray:
@@ -67,10 +65,13 @@ class VideoIndex:
         return stretches
 
 
-def counted_index(frames: int, key_frames: Sequence[int], damage: str) -> VideoIndex:
-    """The index of a file whose frames were counted."""
+def counted_index(frames: int, key_frames: Sequence[int], damage: str, times: Sequence[int | None] = ()) -> VideoIndex:
+    """The index of a file whose frames were counted; ``times`` are their time stamps, None where unknown."""
     none = np.empty(0, np.int64)
-    return VideoIndex(frames, np.array(key_frames, np.int64), damage, none, none, none)
+    # Some containers have no times, and in others they jump.
+    rising = len(times) > 0 and None not in times and all(earlier < later for earlier, later in pairwise(times))
+    span = _span(times[0], times[-1]) if rising else 0
+    return VideoIndex(frames, np.array(key_frames, np.int64), damage, none, none, none, span)
 
 
 def timed_index(
@@ -100,7 +101,13 @@ def timed_index(
     if end is not None:
         shown = shown[shown < end]
     key_frames = np.searchsorted(shown, keys[np.isin(keys, shown)])
-    return VideoIndex(len(shown), key_frames, damage, times, np.array(pos, np.int64), kinds)
+    span = _span(shown[0], shown[-1]) if len(shown) else 0
+    return VideoIndex(len(shown), key_frames, damage, times, np.array(pos, np.int64), kinds, span)
+
+
+def _span(first: int, last: int) -> int:
+    """Ticks between two times of 64 bits, which damage can drive further apart than 64 bits hold."""
+    return min(int(last) - int(first), 2**63 - 1)
 
 
 def shows_picture(packet: av.Packet, codec: str) -> bool:

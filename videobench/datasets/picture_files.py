@@ -7,11 +7,12 @@ An orientation tag is not heeded, as in the published image training.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -22,6 +23,33 @@ from videobench.datasets.decoding import Video
 from videobench.datasets.packets import counted_index
 from videobench.datasets.pictures import PART, Take
 from videobench.datasets.records import Frames, VideoList
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# What Pillow may take a file for. Left out are kinds that it starts other programs for (EPS).
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+
+
+@contextmanager
+def open_picture(path: str) -> Iterator["Image.Image"]:
+    """A picture file, opened with Pillow.
+
+    Raises:
+        VideoError: here and while its pixels are read, for whatever is wrong with it.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path, formats=_FORMATS) as picture:
+            yield picture
+    except FileNotFoundError as error:
+        raise VideoError(path, "no such file") from error
+    except UnidentifiedImageError as error:
+        raise VideoError(path, "not a picture, or its header is missing") from error
+    # Pillow reports broken pictures as one of several kinds of exceptions.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise VideoError(path, cause_of(error)) from error
 
 
 class PictureFiles:
@@ -86,18 +114,11 @@ class PictureFiles:
             take(rows, frames)
 
     def _read(self, index: int) -> np.ndarray:
-        from PIL import Image, UnidentifiedImageError
-
         try:
-            with Image.open(self._file(index)) as picture:
+            with open_picture(self._file(index)) as picture:
                 return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
-        except FileNotFoundError as error:
-            raise VideoError(self.path, f"{self._name(index)}: no such file") from error
-        except UnidentifiedImageError as error:
-            raise VideoError(self.path, f"{self._name(index)}: not a picture") from error
-        # Pillow reports broken pictures as one of several kinds of exceptions.
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise VideoError(self.path, f"{self._name(index)}: {cause_of(error)}") from error
+        except VideoError as error:
+            raise VideoError(self.path, f"{self._name(index)}: {error.cause}") from error
 
     def _name(self, index: int) -> str:
         return os.path.relpath(self._file(index), self.path) if self.frames > 1 else os.path.basename(self.path)

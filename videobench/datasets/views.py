@@ -258,7 +258,7 @@ class ViewLoader:
             timeout=self._cfg.DATA_LOADER.TIMEOUT,
         )
         try:
-            for (views,) in pool.groups(self.indices):
+            for (views,) in pool.groups(self.indices, copy=False):
                 yield views
         finally:
             pool.close()

@@ -337,7 +337,7 @@ class WorkerPool:
         while True:
             try:
                 run, number, slot, key = channel.recv()
-            except EOFError:
+            except (EOFError, OSError):  # the owner is gone
                 return
             packed, error = None, ""
             # Nobody waits for tasks of an earlier run any more.
