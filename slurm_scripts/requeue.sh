@@ -5,15 +5,21 @@
 stopped=75
 
 run_and_requeue() {
-    local status=0
+    local status=0 asked="" command=""
+    trap 'asked=1; kill -USR1 "$command" 2>/dev/null || true' USR1 TERM
     (set -x; exec "$@") &
-    local command=$!
-    trap 'kill -USR1 "$command" 2>/dev/null || true' USR1 TERM
+    command=$!
     # A signal ends `wait` early.
-    while kill -0 "$command" 2>/dev/null; do
+    while :; do
         status=0
         wait "$command" || status=$?
+        kill -0 "$command" 2>/dev/null || break
     done
+    # Killed by the warning because it had hardly begun, or ended with the warning, when bash may lose its status (255, or
+    # that of a `wait` that a signal ended): calling it again is right in either case.
+    case "$asked$status" in
+        1$((128 + $(kill -l USR1))) | 1$((128 + $(kill -l TERM))) | 1255) status=$stopped ;;
+    esac
     if [ "$status" -eq "$stopped" ] && [ -n "${SLURM_JOB_ID:-}" ]; then
         scontrol requeue "$SLURM_JOB_ID"
         sleep 120 # ending before Slurm has taken the job back would look like the end of the work

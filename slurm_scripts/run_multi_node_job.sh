@@ -22,6 +22,7 @@ shift 2
 
 cd "${SLURM_SUBMIT_DIR:-.}"
 source slurm_scripts/requeue.sh
-# One task per machine; it starts a process per GPU and meets the others at the first machine.
-run_and_requeue srun --kill-on-bad-exit=1 \
+# One task per machine; it starts a process per GPU and meets the others at the first machine. Tasks end together, by
+# themselves: srun must not kill those that are a moment later than the first, for its status would be theirs then.
+run_and_requeue srun --kill-on-bad-exit=0 --wait=120 \
     "${PYTHON:-python}" tools/run_net.py --cfg "$cfg" OUTPUT_DIR "$job_dir" "$@"

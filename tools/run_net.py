@@ -9,8 +9,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description="Train and test a video-recognition network.",
         epilog="KEY VALUE pairs override the configuration, with or without --opts in front of them, for example: "
         "NUM_GPUS 0 SOLVER.BASE_LR 1e-4. Exit status: 0 done; 1 the run broke off; 2 the configuration or the input is "
-        "wrong; 3 the test met more unreadable videos than TEST.ALLOW_FAILED; 75 training was stopped by SIGTERM or "
-        "SIGUSR1 and saved: the same command goes on.",
+        "wrong; 3 the test met more unreadable videos than TEST.ALLOW_FAILED; 75 training or test was stopped by "
+        "SIGTERM or SIGUSR1 and saved: the same command goes on; 130 interrupted.",
     )
     parser.add_argument(
         "--cfg", nargs="+", action="append", default=[], metavar="FILE", help="YAML files; later ones win"

@@ -28,7 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--name", default="videobench", help="name of the job")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="overrides")
     args, rest = parser.parse_known_args(argv)
-    if unknown := [word for word in rest if word.startswith("--")]:
+    if unknown := [word for word in rest + args.opts if word.startswith("--")]:
         parser.error(f"unknown option {unknown[0]}")
     args.cfg, overrides = split_files(args.cfg)
     args.overrides = overrides + rest + args.opts
@@ -38,6 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
 
+    from videobench.config import ConfigError, load_config
     from videobench.distributed.slurm_job import SlurmJob, submit
     from videobench.engine.run import STOPPED, run
 
@@ -45,6 +46,11 @@ def main() -> int:
     machine = ["NUM_GPUS", gpus] if gpus else ["NUM_GPUS", 0, "NUM_CPU_RANKS", args.cpu_ranks]
     files = [str(Path(file).resolve()) for file in args.cfg]
     overrides = [*args.overrides, *machine, "OUTPUT_DIR", args.job_dir]
+    try:
+        load_config(files, overrides)  # a mistake is told here, not when the job has waited for its turn
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     job = submit(
         SlurmJob(partial(run, files, overrides, ""), STOPPED),
         Path(args.job_dir) / "slurm",

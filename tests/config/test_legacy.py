@@ -62,12 +62,25 @@ def test_dead_keys_are_ignored_with_a_line_each(caplog):
     ]
 
 
+def test_empty_sections_of_old_files_say_nothing(tmp_path):
+    path = tmp_path / "old.yaml"
+    path.write_text("RESNET:\nDETECTION: {}\nMULTIGRID: # no cycles\nDATA:\n")
+    assert load_config(path, strict=True) == default_config()
+    path.write_text("RESNETS:\n")
+    with pytest.raises(ConfigError, match=r"old\.yaml: unknown key RESNETS"):
+        load_config(path)
+
+
 def test_renamed_and_unsupported_keys(caplog):
     with caplog.at_level("WARNING", logger="videobench"):
         cfg = load_config([], ["TRAIN.MIXED_PRECISION", True, "SOLVER.CLIP_GRADIENT", 20, "TEST.TEST_BEST", "True"])
     assert (cfg.TRAIN.PRECISION, cfg.SOLVER.CLIP_GRAD_L2NORM, cfg.TEST.CHECKPOINT) == ("fp16", 20.0, "best")
     assert "TRAIN.MIXED_PRECISION is now TRAIN.PRECISION" in caplog.text
     load_config([], ["DATA.USE_REPEATED_AUG", False, "VIT.APPROX_ATTN_TYPE", "none"])
+    load_config([], ["MVIT.LAYER_SCALE_INIT_VALUE", 0, "DATA.TRAIN_JITTER_FPS", "0.", "TEST.NUM_TEMPORAL_CLIPS", "[ ]"])
+    for value in ("no", 1, None):
+        with pytest.raises(ConfigError, match=r"TRAIN\.MIXED_PRECISION wants bool"):
+            load_config([], ["TRAIN.MIXED_PRECISION", value])
     with pytest.raises(ConfigError, match=r"DATA\.USE_REPEATED_AUG True is not supported"):
         load_config([], ["DATA.USE_REPEATED_AUG", True])
 
@@ -119,6 +132,10 @@ def test_a_file_means_what_it_meant(tmp_path):
             *("Motionformer", "segments_ssv2", False, "left"),
         ),
         ("{MODEL: {ARCH: mvit, MODEL_NAME: MViT}}", "SlowFast", "slowfast_torchvision", False, "centre"),
+        (
+            "{MODEL: {ARCH: morph}, DATA: {DECODING_BACKEND: decord}, NUM_SHARDS: 2}",
+            *("MorphMLP", "uniformer_decord", False, "centre"),
+        ),
         ("{MVIT: {DIM_MUL: [[1, 2.0]], DEPTH: 10}}", "mvit", "auto", False, "centre"),
     ],
 )

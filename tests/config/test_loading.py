@@ -68,7 +68,11 @@ def test_an_unknown_key_names_the_file_the_key_and_near_ones(tmp_path):
         ("NUM_GPUS", True, r"NUM_GPUS wants int .* got bool: True"),
         ("TRAIN.ENABLE", 1, r"TRAIN.ENABLE wants bool .* got int: 1"),
         ("DATA.MEAN", 0.5, r"DATA.MEAN wants list .* got float: 0.5"),
+        ("SOLVER.BASE_LR", float("nan"), r"SOLVER.BASE_LR is nan, which is no number to work with \(default 0.1\)"),
+        ("DIST.TIMEOUT", "1e999", r"DIST.TIMEOUT is inf"),
         ("SOLVER", 3, r"SOLVER is a section"),
+        ("SOLVER.STEPS", [0, "x"], r"SOLVER.STEPS wants a list of numbers \(default \[\]\), got \[0, 'x'\]"),
+        ("DATA.TRAIN_JITTER_SCALES_RELATIVE", ["a", "b"], r"wants a list of numbers"),
     ],
 )
 def test_a_wrong_type_says_what_was_expected_and_what_came(key, value, message):
@@ -88,6 +92,8 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         load_config(write(tmp_path / "list.yaml", "- 1\n"))
     with pytest.raises(ConfigError, match=r"bad\.yaml: not a valid YAML file"):
         load_config(write(tmp_path / "bad.yaml", "A: [1\n"))
+    with pytest.raises(ConfigError, match=r"date\.yaml: not a valid YAML file: month must be in 1..12"):
+        load_config(write(tmp_path / "date.yaml", "OUTPUT_DIR: 2024-13-45\n"))
     with pytest.raises(ConfigError, match=r"gone\.yaml: cannot read.*named as _BASE_ in .*child\.yaml"):
         load_config(write(tmp_path / "child.yaml", "_BASE_: gone.yaml\n"))
 
@@ -98,12 +104,22 @@ def test_a_key_given_twice_with_different_values_is_an_error(tmp_path):
     assert load_config(write(tmp_path / "same.yaml", "RNG_SEED: 2\nRNG_SEED: 2\n")).RNG_SEED == 2
 
 
+def test_a_key_of_a_section_that_is_merged_in_may_be_replaced(tmp_path):
+    text = "TRAIN: &both {DATASET: ucf101, BATCH_SIZE: 32}\nTEST:\n  <<: *both\n  BATCH_SIZE: 4\n"
+    cfg = load_config(write(tmp_path / "merged.yaml", text))
+    assert (cfg.TRAIN.BATCH_SIZE, cfg.TEST.BATCH_SIZE, cfg.TEST.DATASET) == (32, 4, "ucf101")
+    with pytest.raises(ConfigError, match=r"line 5: key BATCH_SIZE is given twice"):
+        load_config(write(tmp_path / "twice.yaml", text + "  BATCH_SIZE: 8\n"))
+
+
 def test_numbers_and_lists_may_be_written_as_text(tmp_path):
     path = write(tmp_path / "text.yaml", "SOLVER: {BASE_LR: 1e-4}\nMVIT: {PATCH_KERNEL: '(3, 7, 7)'}\n")
     cfg = load_config(path, ["SOLVER.MAX_EPOCH", "1e1", "DATA.MEAN", "[0.1,0.2,0.3]", "OUTPUT_DIR", 2024])
     assert pytest.approx(1e-4) == cfg.SOLVER.BASE_LR
     assert cfg.MVIT.PATCH_KERNEL == [3, 7, 7]
     assert (cfg.SOLVER.MAX_EPOCH, cfg.DATA.MEAN, cfg.OUTPUT_DIR) == (10, [0.1, 0.2, 0.3], "2024")
+    # YAML takes 1e-2 for text.
+    assert load_config(write(path, "SOLVER: {STEPS: [0, 5], LRS: [1, 1e-2]}\n")).SOLVER.LRS == [1, 0.01]
 
 
 @given(

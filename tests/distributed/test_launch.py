@@ -94,6 +94,43 @@ def test_sbatch_scripts_say_how_they_are_used(script):
     assert "usage: sbatch" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["MODEL.NO_KEY", "1"], "error: the command line: unknown key MODEL.NO_KEY"),
+        (["--opts", "NUM_GPUS", "0", "--num_shards", "2"], "unknown option --num_shards"),
+    ],
+)
+def test_a_mistake_is_told_before_a_job_is_submitted(tmp_path, more, message):
+    command = [sys.executable, "tools/run_with_submitit.py", "--cfg", RECIPE, "--job_dir", str(tmp_path / "job"), *more]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (tmp_path / "job").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        pytest.param("exit 0", 0, id="done"),
+        pytest.param("exit 3", 3, id="failed"),
+        pytest.param("exit 138", 138, id="killed by others"),
+        pytest.param("exit 75", 75, id="saved"),
+        pytest.param("trap 'exit 75' USR1; while kill -TERM $PPID; do :; done", 75, id="saved when told"),
+        pytest.param("trap '' USR1; kill -USR1 $PPID; exit 75", 75, id="saved as the signal came"),
+        pytest.param("while kill -TERM $PPID; do :; done", 75, id="not ready to be told"),
+    ],
+)
+def test_a_command_that_slurm_asks_to_stop_is_requeued(command, status):
+    """As the sbatch scripts run it, with a make-believe scontrol."""
+    script = "set -euo pipefail; source slurm_scripts/requeue.sh; sleep() { :; }; scontrol() { echo $*; }"
+    script += '; code=0; run_and_requeue sh -c "$1" || code=$?; echo "status $code"'
+    environment = {**os.environ, "SLURM_JOB_ID": "12"}
+    line = ["bash", "-c", script, "bash", command]
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.stdout.splitlines() == ["requeue 12"] * (status == 75) + [f"status {status}"]
+
+
 def test_single_node_scripts_run(tiny, tmp_path):
     environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     more = words(options(tiny, SOLVER__MAX_EPOCH=1))

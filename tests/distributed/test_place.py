@@ -92,8 +92,15 @@ def test_srun_with_a_task_per_rank(scontrol):
 def test_the_ranks_of_a_step_agree_on_the_port_and_other_steps_have_another(scontrol):
     first = [find_place(config(), environment=srun(2, 2, "1(x2)", task=i, local=0, node=i)) for i in range(2)]
     assert first[0].init_method == first[1].init_method
-    other = find_place(config(), environment=srun(2, 2, "1(x2)", task=0, local=0, node=0) | {"SLURM_STEP_ID": "4"})
-    assert other.init_method != first[0].init_method
+    ports = set()
+    for job in range(10_000_000, 10_000_100):
+        names = {"SLURM_STEP_ID": "4", "SLURM_JOB_ID": str(job)}
+        environment = srun(2, 2, "1(x2)", task=0, local=0, node=0) | names
+        ports.add(int(find_place(config(), environment=environment).init_method.rpartition(":")[2]))
+    # Not among those that the system gives to any connection (from 32768 on).
+    assert len(ports) == 100
+    assert max(ports) < 32768
+    assert int(first[0].init_method.rpartition(":")[2]) not in ports
 
 
 @pytest.mark.parametrize(("tasks", "per_node"), [(6, "3(x2)"), (3, "2,1")])

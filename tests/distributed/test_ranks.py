@@ -14,6 +14,9 @@ import pytest
 import torch
 from torch.distributed import HashStore
 
+from videobench.config import ConfigError, load_config
+from videobench.distributed.launch import launch
+from videobench.distributed.place import Place
 from videobench.distributed.watch import JoinError, call_roll
 
 SCRIPT = str(Path(__file__).with_name("rank_scenarios.py"))
@@ -160,11 +163,35 @@ def test_a_first_rank_that_cannot_be_reached_is_told():
     assert "cannot reach rank 0 at tcp://127.0.0.1:" in err
 
 
-@pytest.mark.parametrize("init_method", ["file:///tmp/x", "localhost:1234", "tcp://localhost"])
-def test_other_meeting_places_are_refused(init_method):
-    code, _, err = finish(start("add", "--init_method", init_method, "NUM_SHARDS", 2))
-    assert code == 2
-    assert "use tcp://HOST:PORT" in err
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("init_method", ["file:///tmp/x", "localhost:1234", "tcp://localhost", "tcp://localhost:99999"])
+def test_other_meeting_places_are_refused(init_method, ranks):
+    place = Place("this command", 0, 2, ranks, 0 if ranks == 1 else None, init_method)
+    with pytest.raises(ConfigError, match=re.escape(f"--init_method is {init_method!r}; use tcp://HOST:PORT")):
+        launch(load_config([], ["NUM_GPUS", 0]), place, lambda cfg, device: 0, {})
+
+
+def test_addresses_of_ipv6_are_a_place_to_meet():
+    if not socket.has_ipv6:
+        pytest.skip("needs IPv6")
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+            port = probe.getsockname()[1]
+    except OSError:
+        pytest.skip("needs an IPv6 address of this machine")
+    code, out, err = finish(start("add", "--init_method", f"tcp://[::1]:{port}", "NUM_CPU_RANKS", 2))
+    assert code == 0, err
+    assert out.endswith("\nsum 3 of 2 on cpu, 1 machines\n")
+
+
+def test_ranks_of_a_launcher_that_would_share_gpus_are_refused(monkeypatch):
+    """Four ranks that see two GPUs; one GPU each would be what a launcher shows its ranks."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    place = Place("torchrun", 0, 1, 4, 3, "tcp://localhost:1234")
+    with pytest.raises(ConfigError, match="NUM_GPUS is 4, but this machine has 2 usable GPUs"):
+        launch(load_config([], ["NUM_GPUS", 4]), place, lambda cfg, device: 0, {})
 
 
 def test_torchrun_starts_the_ranks_and_restarts_them():

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden import SHARED, require
 
-from tests.golden import SHARED, require
 from videobench.engine.checkpoint import epoch_path
 from videobench.models.weights import read_checkpoint
 
@@ -114,6 +114,17 @@ def test_a_script_that_fails_fails_its_job(slurm, cpu_run, tmp_path):
     text = wait_for_end(slurm, job, log)
     assert text.startswith("FAILED"), text
     assert "MODEL.NO_KEY" in text
+
+
+def test_a_job_on_two_machines_is_requeued_though_one_ends_later(slurm, tmp_path):
+    """A command that saves and exits with status 75, on the second machine later, and is done when called again."""
+    command, log = tmp_path / "command", tmp_path / "log"
+    command.write_text('#!/bin/bash\n[ -z "$SLURM_RESTART_COUNT" ] || exit 0\nsleep "$SLURM_NODEID"\nexit 75\n')
+    command.chmod(0o755)
+    job = submit({**slurm, "PYTHON": str(command)}, "run_multi_node_job.sh", RECIPE, tmp_path / "out", log=log)
+    text = wait_for_end(slurm, job, log)
+    assert text.startswith("COMPLETED"), text
+    assert int(state_of(slurm, job)["Restarts"]) == 1
 
 
 def same_weights(one: Path, two: Path, epochs: int) -> bool:

@@ -271,10 +271,43 @@ def test_a_checkpoint_of_another_architecture(tiny, finished, tmp_path, capsys):
     assert "another architecture" in error
 
 
-def test_resuming_with_another_network(tiny, finished, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(["UNIFORMER.DEPTH", [1, 1, 2, 1]], id="another block"),
+        pytest.param(
+            ["MODEL.MODEL_NAME", "MViT", "MVIT.DEPTH", 1, "MVIT.EMBED_DIM", 8, "MVIT.PATCH_PADDING", [1, 3, 3]],
+            id="another family",
+        ),
+    ],
+)
+def test_resuming_with_another_network(tiny, finished, tmp_path, capsys, other):
     shutil.copytree(finished, tmp_path / "out")
-    error = refused(capsys, go(tiny, tmp_path / "out", "UNIFORMER.DEPTH", [1, 1, 2, 1], "SOLVER.MAX_EPOCH", 3))
-    assert "another network than the configuration describes" in error
+    before = (tmp_path / "out/config.yaml").read_text()
+    error = refused(capsys, go(tiny, tmp_path / "out", *other, "SOLVER.MAX_EPOCH", 3))
+    assert (tmp_path / "out/config.yaml").read_text() == before
+    assert f"{epoch_path(tmp_path / 'out', 2)}: this checkpoint is of another network than the" in error
+    assert "TRAIN.CHECKPOINT_EPOCH_RESET True" in error
+
+
+def test_resuming_with_classes_of_other_names_is_said(tiny, finished, lists, tmp_path):
+    shutil.copytree(finished, tmp_path / "out")
+    names = (lists / "classes.txt").read_text().splitlines()
+    (lists / "classes.txt").write_text("\n".join(["renamed", *names[1:]]))
+    for file, said in ((lists / "classes.txt", True), (None, False)):
+        (tmp_path / "out/stdout.log").unlink()
+        more = ["DATA.CLASS_NAMES", str(file)] if file else []
+        assert go(tiny, tmp_path / "out", *more, "SOLVER.MAX_EPOCH", 2, "TEST.ENABLE", False) == DONE
+        assert ("other class names (DATA.CLASS_NAMES)" in (tmp_path / "out/stdout.log").read_text()) is said
+
+
+def test_resuming_from_a_file_of_weights_alone(tiny, finished, tmp_path, capsys):
+    """Published files have names as a run's own checkpoints."""
+    epoch_path(tmp_path, 2).parent.mkdir()
+    torch.save({"model_state": read_checkpoint(epoch_path(finished, 2))["model_state"]}, epoch_path(tmp_path, 2))
+    error = refused(capsys, go(tiny, tmp_path, "SOLVER.MAX_EPOCH", 3))
+    assert f"{epoch_path(tmp_path, 2)}: training cannot go on from it without its epoch, optimizer_state" in error
+    assert "name this file in TRAIN.CHECKPOINT_FILE_PATH" in error
 
 
 def test_clips_the_network_cannot_take(tiny, tmp_path, capsys):
@@ -315,10 +348,16 @@ def test_an_earlier_run_is_not_overwritten(tiny, finished, tmp_path, capsys):
     assert (tmp_path / "out/config.yaml").read_text() == before
 
 
-def test_resuming_with_another_optimizer(tiny, finished, tmp_path, capsys):
-    shutil.copytree(finished, tmp_path / "out")
-    error = refused(capsys, go(tiny, tmp_path / "out", "SOLVER.OPTIMIZING_METHOD", "sgd", "SOLVER.MAX_EPOCH", 3))
-    assert "the optimizer state does not fit" in error
+@pytest.mark.parametrize(("before", "after"), [("adamw", "sgd"), ("sgd", "rmsprop"), ("rmsprop", "sgd")])
+def test_resuming_with_another_optimizer(tiny, lists, tmp_path, capsys, before, after):
+    train = lists / "train.csv"
+    train.write_text("\n".join(train.read_text().splitlines()[:4]))
+    words = [*with_lists(tiny, lists), "TRAIN.BATCH_SIZE", 4, "TRAIN.EVAL_PERIOD", 9, "TEST.ENABLE", False]
+    out = tmp_path / "out"
+    assert go(words, out, "SOLVER.OPTIMIZING_METHOD", before, "SOLVER.MAX_EPOCH", 1) == DONE
+    capsys.readouterr()
+    error = refused(capsys, go(words, out, "SOLVER.OPTIMIZING_METHOD", after))
+    assert "the optimizer state does not fit (it is of another SOLVER.OPTIMIZING_METHOD" in error
 
 
 def test_resuming_with_moments_in_another_order(tiny, finished, tmp_path, capsys):
@@ -329,6 +368,12 @@ def test_resuming_with_moments_in_another_order(tiny, finished, tmp_path, capsys
     torch.save(content, tmp_path / "odd.pyth")
     more = ["TRAIN.CHECKPOINT_FILE_PATH", str(tmp_path / "odd.pyth"), "SOLVER.MAX_EPOCH", 3]
     assert "another order" in refused(capsys, go(tiny, tmp_path / "out", *more))
+
+
+def test_nothing_to_do(tiny, tmp_path, capsys):
+    error = refused(capsys, go(tiny, tmp_path, "TRAIN.ENABLE", False, "TEST.ENABLE", False))
+    assert "TRAIN.ENABLE and TEST.ENABLE are both False, so there is nothing to do" in error
+    assert not any(tmp_path.iterdir())
 
 
 def test_no_weights_to_test(tiny, tmp_path, capsys):

@@ -11,7 +11,8 @@ DATASETS = (
     *("kinetics", "ucf101", "sth", "ssv2", "hmdb", "epickitchens"),
     *("imagenet", "image_folder", "video_folder"),
 )
-_PICTURES = ("imagenet", "image_folder")
+#: Those whose records are single pictures.
+PICTURES = ("imagenet", "image_folder")
 SAMPLING_RULES = (
     *("auto", "time", "native", "uniformer_decord", "slowfast_torchvision", "morphmlp_torchvision"),
     *("motionformer_pyav", "uniformer_pyav", "segments_sth", "segments_ssv2", "epic"),
@@ -40,6 +41,8 @@ def check_config(cfg: CfgNode) -> None:
 
 
 def _counts(cfg: CfgNode):
+    if cfg.RNG_SEED < 0:
+        yield f"RNG_SEED is {cfg.RNG_SEED}; use 0 or more"
     if cfg.NUM_GPUS < 0:
         yield f"NUM_GPUS is {cfg.NUM_GPUS}; use 0 for the CPU or the number of GPUs per machine"
     if cfg.DIST.TIMEOUT <= 0:
@@ -63,6 +66,8 @@ def _counts(cfg: CfgNode):
         *("LOG_PERIOD", "MODEL.NUM_CLASSES", "SOLVER.MAX_EPOCH", "TRAIN.EVAL_PERIOD", "TRAIN.CHECKPOINT_PERIOD"),
         *("DATA_LOADER.PREFETCH", "AUG.NUM_SAMPLE", "TRAIN.MAX_NONFINITE_STEPS", "MOVINET.TRAIN_SUBCLIPS"),
         *("DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TARGET_FPS", "DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE"),
+        *("UNIFORMER.HEAD_DIM", "MVIT.EMBED_DIM", "MVIT.NUM_HEADS", "MVIT.DEPTH", "VIT.PATCH_SIZE"),
+        *("VIT.PATCH_SIZE_TEMP", "VIT.CHANNELS", "VIT.EMBED_DIM", "VIT.DEPTH", "VIT.NUM_HEADS"),
     ):
         yield from _at_least_one(cfg, key)
     if cfg.DATA_LOADER.NUM_WORKERS < -1:
@@ -162,7 +167,7 @@ def _data_sets(cfg: CfgNode):
                 f"DATA.SAMPLING_RULE {data.SAMPLING_RULE} counts time, but the frame folders of {key} {name} do not "
                 f"tell theirs; use {' or '.join(_TIMELESS)}"
             )
-        if name in _PICTURES and data.NUM_FRAMES != 1:
+        if name in PICTURES and data.NUM_FRAMES != 1:
             yield f"DATA.NUM_FRAMES is {data.NUM_FRAMES}; the clips of {key} {name} are pictures: set it to 1"
         if name == "epickitchens" and data.FLIP_LABEL_PAIRS:
             yield f"DATA.FLIP_LABEL_PAIRS is {data.FLIP_LABEL_PAIRS}; {name} has two labels a clip: use []"
@@ -171,8 +176,10 @@ def _data_sets(cfg: CfgNode):
     if data.MULTI_LABEL and cfg.TRAIN.ENABLE and cfg.MODEL.LOSS_FUNC not in ("bce", "bce_logit"):
         yield f"DATA.MULTI_LABEL wants MODEL.LOSS_FUNC bce, not {cfg.MODEL.LOSS_FUNC}"
     try:
-        data.IMAGE_TEMPLATE.format(1)
+        numbered = data.IMAGE_TEMPLATE.format(1) != data.IMAGE_TEMPLATE.format(2)
     except (ValueError, LookupError):
+        numbered = False
+    if not numbered:
         yield f"DATA.IMAGE_TEMPLATE is {data.IMAGE_TEMPLATE!r}; use a place for one number, as {{:05d}}.jpg"
     if data.LABEL_PATH_TEMPLATE.replace("{}", "").count("{"):
         yield f"DATA.LABEL_PATH_TEMPLATE is {data.LABEL_PATH_TEMPLATE!r}; use {{}} for train or validation"
@@ -202,7 +209,7 @@ def _views(cfg: CfgNode):
         yield f"DATA.TRAIN_JITTER_SCALES is {scales}; use the smallest and the largest short side, as [256, 320]"
     else:
         used = _enabled_data_sets(cfg)
-        jitter = used.get("TRAIN.DATASET") not in (None, *_PICTURES) and not data.TRAIN_JITTER_SCALES_RELATIVE
+        jitter = used.get("TRAIN.DATASET") not in (None, *PICTURES) and not data.TRAIN_JITTER_SCALES_RELATIVE
         if jitter and scales[0] < data.TRAIN_CROP_SIZE:
             yield (
                 f"DATA.TRAIN_CROP_SIZE {data.TRAIN_CROP_SIZE} does not fit into frames with a short side of "
@@ -246,6 +253,12 @@ def _schedule(cfg: CfgNode):
         not steps or steps[0] != 0 or steps != sorted(set(steps)) or len(steps) != len(solver.LRS)
     ):
         yield f"SOLVER.STEPS {steps} begins with 0, rises, and has one SOLVER.LRS each, which is {solver.LRS}"
+    for key, value in (
+        *((f"SOLVER.{leaf}", solver[leaf]) for leaf in ("WARMUP_START_LR", "COSINE_END_LR", "MOMENTUM", "DAMPENING")),
+        *(("SOLVER.WEIGHT_DECAY", solver.WEIGHT_DECAY), ("BN.WEIGHT_DECAY", cfg.BN.WEIGHT_DECAY)),
+    ):
+        if value < 0:
+            yield f"{key} is {value}; use 0 or more"
     if solver.WARMUP_EPOCHS < 0:
         yield f"SOLVER.WARMUP_EPOCHS is {solver.WARMUP_EPOCHS}; use 0 for no warm-up"
     if len(solver.BETAS) != 2 or not all(0 <= beta < 1 for beta in solver.BETAS):
@@ -328,6 +341,8 @@ def _losses(cfg: CfgNode):
 
 def _paths(cfg: CfgNode):
     data = cfg.DATA
+    if not cfg.OUTPUT_DIR:
+        yield f"OUTPUT_DIR is empty; name the folder of the results (the default is {_C.OUTPUT_DIR})"
     elsewhere = {"epickitchens": cfg.EPICKITCHENS.ANNOTATIONS_DIR, "imagenet": data.PATH_TO_PRELOAD_IMDB}
     if not data.PATH_TO_DATA_DIR and not all(elsewhere.get(name) for name in _enabled_data_sets(cfg).values()):
         yield "DATA.PATH_TO_DATA_DIR is empty; name the folder with the list files train.csv, val.csv and test.csv"

@@ -102,7 +102,7 @@ def as_published(settings: Mapping[str, Any], base: str) -> dict[str, Any]:
     elif dataset == "imagenet":
         for key, value in (("NUM_ENSEMBLE_VIEWS", 1), ("NUM_SPATIAL_CROPS", 1)):
             filled.setdefault(f"TEST.{key}", value)
-    if base == "Motionformer":
-        # Its launcher overwrote the number with that of the command line.
+    if base != "UniFormer":
+        # Their launchers overwrote the number with that of the command line; its launcher kept it.
         filled.pop("NUM_SHARDS", None)
     return filled

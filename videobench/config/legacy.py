@@ -1,6 +1,5 @@
 """The spellings of the published code bases, mapped to today's keys."""
 
-from collections.abc import Callable
 from typing import Any
 
 # Types a key takes besides the type of its default, because published files write it both ways.
@@ -21,6 +20,11 @@ NULLABLE: dict[str, type] = {
     "MVIT.POOL_KVQ_KERNEL": list,
     "SOLVER.CLIP_GRAD_VAL": float,
     "SOLVER.CLIP_GRAD_L2NORM": float,
+}
+
+# Lists of numbers that are empty by default.
+NUMBERS = {
+    *("SOLVER.STEPS", "SOLVER.LRS", "DATA.TRAIN_JITTER_SCALES_RELATIVE", "DATA.TRAIN_JITTER_ASPECT_RELATIVE"),
 }
 
 # Keys that never had an effect, or whose effect is automatic here.
@@ -97,16 +101,21 @@ UNSUPPORTED: dict[str, tuple[str, str]] = {
     "TEST.NUM_TEMPORAL_CLIPS": ("[]", "TEST.VIEW_SWEEP evaluates several numbers of clips in one pass"),
 }
 
-# Old key -> new key, and how the value is translated.
-RENAMED: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "TRAIN.MIXED_PRECISION": ("TRAIN.PRECISION", lambda on: "fp16" if on else "fp32"),
-    "SOLVER.USE_MIXED_PRECISION": ("TRAIN.PRECISION", lambda on: "fp16" if on else "fp32"),
-    "SOLVER.CLIP_GRADIENT": ("SOLVER.CLIP_GRAD_L2NORM", lambda norm: norm),
-    "SOLVER.CLIP_GRAD": ("SOLVER.CLIP_GRAD_L2NORM", lambda norm: norm),
-    "DATA.IN_VAL_CROP_RATIO": ("DATA.VAL_CROP_RATIO", lambda ratio: ratio),
-    "MIXUP.MIXUP_ALPHA": ("MIXUP.ALPHA", lambda alpha: alpha),
-    "TEST.TEST_BEST": ("TEST.CHECKPOINT", lambda best: "best" if best else "last"),
-    "TRAIN.CHECKPOINT_IN_INIT": ("TRAIN.CHECKPOINT_INFLATION", lambda on: "repeat" if on else "mean"),
+_PRECISION = {True: "fp16", False: "fp32"}
+
+# Sections that only old files have; an empty one says nothing.
+OLD_SECTIONS = {*IGNORED_SECTIONS, *(key.rpartition(".")[0] for key in (*IGNORED, *UNSUPPORTED) if "." in key)}
+
+# Old key -> new key, and what the two positions of an old switch are called now (None: the value stays as it is).
+RENAMED: dict[str, tuple[str, dict[bool, str] | None]] = {
+    "TRAIN.MIXED_PRECISION": ("TRAIN.PRECISION", _PRECISION),
+    "SOLVER.USE_MIXED_PRECISION": ("TRAIN.PRECISION", _PRECISION),
+    "SOLVER.CLIP_GRADIENT": ("SOLVER.CLIP_GRAD_L2NORM", None),
+    "SOLVER.CLIP_GRAD": ("SOLVER.CLIP_GRAD_L2NORM", None),
+    "DATA.IN_VAL_CROP_RATIO": ("DATA.VAL_CROP_RATIO", None),
+    "MIXUP.MIXUP_ALPHA": ("MIXUP.ALPHA", None),
+    "TEST.TEST_BEST": ("TEST.CHECKPOINT", {True: "best", False: "last"}),
+    "TRAIN.CHECKPOINT_IN_INIT": ("TRAIN.CHECKPOINT_INFLATION", {True: "repeat", False: "mean"}),
 }
 
 # Published values of DATA.DECODING_BACKEND that name no library here, and the rule that they mean for Kinetics.

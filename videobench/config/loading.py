@@ -7,6 +7,7 @@ import ast
 import copy
 import difflib
 import logging
+import math
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from videobench.config.legacy import (
     IGNORED,
     IGNORED_SECTIONS,
     NULLABLE,
+    NUMBERS,
+    OLD_SECTIONS,
     READER_RULES,
     RENAMED,
     STANDS_FOR,
@@ -139,18 +142,23 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 def _construct_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict:
     mapping: dict = {}
+    written: set[str] = set()
+    own = {id(key_node) for key_node, _ in node.value}
     loader.flatten_mapping(node)
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str):
             raise ConfigError(f"{loader.name}, line {key_node.start_mark.line + 1}: {key!r} is no name of a key")
         value = loader.construct_object(value_node, deep=True)
-        if key in mapping and mapping[key] != value:
+        # What comes from a merge (<<) is there to be replaced.
+        if key in written and mapping[key] != value:
             loader.repeated.append(
                 f"{loader.name}, line {key_node.start_mark.line + 1}: key {key} is given twice with different values "
                 f"({_short(mapping[key])} and {_short(value)})"
             )
         mapping[key] = value
+        if id(key_node) in own:
+            written.add(key)
     return mapping
 
 
@@ -174,7 +182,9 @@ def _layers(path: Path, notes: list[str], children: tuple[Path, ...] = ()) -> It
     except OSError as error:
         wanted_by = f" (named as _BASE_ in {children[-1]})" if children else ""
         raise ConfigError(f"{path}: cannot read this configuration file{wanted_by}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ConfigError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError for text that is no UTF-8 and for a date that is none
         raise ConfigError(f"{path}: not a valid YAML file: {error}") from error
     if mapping is None:
         mapping = {}
@@ -199,7 +209,7 @@ def _merge(cfg: CfgNode, mapping: Mapping, source: str, notes: list[str], prefix
         key = f"{prefix}{name}"
         if isinstance(value, Mapping) and value:
             _merge(cfg, value, source, notes, f"{key}.")
-        elif isinstance(_lookup(cfg, key), CfgNode) and (value is None or value == {}):
+        elif (value is None or value == {}) and (isinstance(_lookup(cfg, key), CfgNode) or key in OLD_SECTIONS):
             continue  # an empty section changes nothing
         else:
             _set(cfg, key, value, source, notes)
@@ -221,7 +231,7 @@ _MISSING = object()
 def _set(cfg: CfgNode, key: str, value: Any, source: str, notes: list[str]) -> None:
     if key in UNSUPPORTED:
         neutral, reason = UNSUPPORTED[key]
-        if str(value).lower() == neutral:
+        if value is None or str(value).lower() == neutral or _literal(value) == _literal(neutral):
             return
         raise ConfigError(f"{source}: {key} {value!r} is not supported (only {neutral!r}): {reason}")
     sections = (reason for section, reason in IGNORED_SECTIONS.items() if key.startswith(f"{section}."))
@@ -235,8 +245,8 @@ def _set(cfg: CfgNode, key: str, value: Any, source: str, notes: list[str]) -> N
                 _set(cfg, new_key, meant, source, notes)
         return
     if key in RENAMED:
-        new_key, translate = RENAMED[key]
-        value = translate(_literal(value))
+        new_key, positions = RENAMED[key]
+        value = positions[_coerce(value, False, key, source)] if positions else _literal(value)
         notes.append(f"{source}: {key} is now {new_key} (set to {value!r})")
         key = new_key
     default = _lookup(_C, key)
@@ -293,10 +303,12 @@ def _coerce(value: Any, default: Any, key: str, source: str) -> Any:
         return None
     kind = NULLABLE[key] if default is None else type(default)
     if kind is float and type(value) is int:
-        return float(value)
+        value = float(value)
+    if type(value) is float and not math.isfinite(value):
+        raise ConfigError(f"{source}: {key} is {value}, which is no number to work with (default {default!r})")
     if type(value) is kind or type(value) in accepted:
         if isinstance(value, list) and isinstance(default, list):
-            _check_elements(value, default, key, source)
+            value = _elements(value, default, key, source)
         return copy.deepcopy(value)
     # Only whole floats stand for integers: 2.5 GPUs is a mistake, 1e1 epochs is not.
     if kind is int and type(value) is float and value.is_integer():
@@ -307,11 +319,14 @@ def _coerce(value: Any, default: Any, key: str, source: str) -> Any:
     )
 
 
-def _check_elements(value: list, default: list, key: str, source: str) -> None:
-    """Refuse list elements of another kind than those of the default (numbers where it has numbers)."""
-    kinds = {type(element) for element in default}
-    if kinds and kinds <= {int, float}:
-        wanted = (int,) if kinds == {int} else (int, float)
-        if any(type(element) not in wanted for element in value):
-            names = "whole numbers" if kinds == {int} else "numbers"
-            raise ConfigError(f"{source}: {key} wants a list of {names} (default {default!r}), got {value!r}")
+def _elements(value: list, default: list, key: str, source: str) -> list:
+    """The elements as numbers where the default has numbers, which may be written as text; refuses any other kind."""
+    kinds = {int, float} if key in NUMBERS else {type(element) for element in default}
+    if not kinds or not kinds <= {int, float}:
+        return value
+    numbers = [_literal(element) for element in value]
+    wanted = (int,) if kinds == {int} else (int, float)
+    if any(type(number) not in wanted for number in numbers):
+        names = "whole numbers" if kinds == {int} else "numbers"
+        raise ConfigError(f"{source}: {key} wants a list of {names} (default {default!r}), got {value!r}")
+    return numbers

@@ -48,6 +48,7 @@ def launch(cfg: CfgNode, place: Place, work: Work, expected: Mapping[type[Except
         return work(cfg, _device(cfg, 0))
     if not place.init_method:
         place = replace(place, init_method=f"tcp://localhost:{_free_port()}")
+    _address(place.init_method)  # a mistake in it is told here, once, not by every rank
     if place.local_rank is not None:
         return _run_rank(cfg, place, work, expected)
     context = multiprocessing.get_context("spawn")
@@ -204,7 +205,8 @@ def _join(cfg: CfgNode, place: Place, device: torch.device) -> Watch:
 def _check_gpus(cfg: CfgNode, place: Place) -> None:
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     # A launcher may show each rank its own GPU alone.
-    needed = min(1, cfg.NUM_GPUS) if place.local_rank is not None and place.local_ranks > 1 else cfg.NUM_GPUS
+    bound = available == 1 and place.local_rank is not None
+    needed = min(1, cfg.NUM_GPUS) if bound else cfg.NUM_GPUS
     if available < needed:
         raise ConfigError(
             f"NUM_GPUS is {cfg.NUM_GPUS}, but this machine has {available} usable GPU{'s' * (available != 1)}; "
@@ -227,9 +229,9 @@ def _prefix(place: Place) -> str:
 def _address(init_method: str) -> tuple[str, int]:
     scheme, _, rest = init_method.partition("://")
     host, _, port = rest.rpartition(":")
-    if scheme != "tcp" or not host or not port.isdigit():
+    if scheme != "tcp" or not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ConfigError(f"--init_method is {init_method!r}; use tcp://HOST:PORT, where HOST is the first machine")
-    return host, int(port)
+    return host.removeprefix("[").removesuffix("]"), int(port)  # [::1] is how addresses of IPv6 stand before a port
 
 
 def _free_port() -> int:

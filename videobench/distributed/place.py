@@ -123,8 +123,9 @@ def _srun(cfg: CfgNode, init_method: str, environment: Mapping[str, str]) -> Pla
             f"starts {ranks} processes) or --ntasks-per-node={ranks} (each task is one of them)"
         )
     hosts = _hosts(environment["SLURM_STEP_NODELIST"])
-    # A port of its own for every step, so that jobs on shared machines do not meet.
-    port = 20000 + (int(environment["SLURM_JOB_ID"]) * 7 + int(environment.get("SLURM_STEP_ID", 0))) % 20000
+    # A port of its own for every step, so that jobs on shared machines do not meet; below 32768, from where on Linux
+    # hands out ports to connections.
+    port = 20000 + (int(environment["SLURM_JOB_ID"]) * 7 + int(environment.get("SLURM_STEP_ID", 0))) % 12000
     own = ranks == 1 or tasks // nodes == ranks
     return Place(
         "srun",

@@ -74,6 +74,10 @@ def prepare(cfg: CfgNode) -> None:
         WeightsError: when only damaged checkpoints could be tested.
     """
     check_config(cfg)
+    if not (cfg.TRAIN.ENABLE or cfg.TEST.ENABLE):
+        raise ConfigError(
+            "TRAIN.ENABLE and TEST.ENABLE are both False, so there is nothing to do; set one of them True"
+        )
     class_names(cfg)
     for split in ["train", "val"] * cfg.TRAIN.ENABLE + ["test"] * cfg.TEST.ENABLE:
         split_list(cfg, split)
@@ -112,18 +116,27 @@ def _try_network(cfg: CfgNode) -> None:
 
 def _work(cfg: CfgNode, device: torch.device) -> int:
     setup_logging(cfg.OUTPUT_DIR, main=is_main())
+    config = Path(cfg.OUTPUT_DIR) / "config.yaml"
+    before = config.read_text() if is_main() and config.exists() else None
     if is_main():
-        (Path(cfg.OUTPUT_DIR) / "config.yaml").write_text(cfg.dump())
-    results = None
-    if cfg.TRAIN.ENABLE:
-        if not train(cfg, device):
-            return STOPPED
-        barrier()  # the last checkpoint is written by the first rank
-    if cfg.TEST.ENABLE:
-        results = test(cfg, device)
+        config.write_text(cfg.dump())
+    trained, results = False, None
+    try:
+        if cfg.TRAIN.ENABLE:
+            if not train(cfg, device):
+                return STOPPED
+            trained = True
+            barrier()  # the last checkpoint is written by the first rank
+        if cfg.TEST.ENABLE:
+            results = test(cfg, device)
+    except (ConfigError, WeightsError):
+        # A command that is refused must not describe the checkpoints of an earlier one as its own.
+        if before is not None and not trained:
+            config.write_text(before)
+        raise
     if not is_main():
         return DONE
-    report = write_report(cfg.OUTPUT_DIR, with_test=results is not None)
-    print(result_table(cfg.OUTPUT_DIR, results), flush=True)
+    print(result_table(cfg.OUTPUT_DIR, results), flush=True)  # first, because the page may not fit on the disk
+    report = write_report(cfg.OUTPUT_DIR, with_test=results is not None, tensorboard=True)
     print(f"report: {report}", flush=True)
     return FAILED_VIDEOS if results and len(results["failed"]) > cfg.TEST.ALLOW_FAILED else DONE
