@@ -8,7 +8,7 @@ import sys
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description="Compare two tests on the same videos: the difference in accuracy with its 95 %% interval, classes "
+        description="Compare two tests on the same videos: the difference in accuracy with its 95 % interval, classes "
         "gained and lost, videos that changed.",
         epilog="Exit status: 0 done, 2 the runs cannot be compared.",
     )

@@ -7,7 +7,7 @@ import sys
 def main() -> int:
     parser = argparse.ArgumentParser(
         description="Write report.html, one page on a training or a test, from what it left in its OUTPUT_DIR.",
-        epilog="Exit status: 0 done, 2 there is no run in the folder.",
+        epilog="Exit status: 0 done, 2 there is no run in the folder, or it cannot be written to.",
     )
     parser.add_argument("output_dir", metavar="OUTPUT_DIR", help="folder of a run")
     args = parser.parse_args()
@@ -16,7 +16,7 @@ def main() -> int:
 
     try:
         print(write_report(args.output_dir))
-    except FileNotFoundError as error:
+    except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

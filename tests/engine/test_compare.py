@@ -1,5 +1,6 @@
 """Two tests side by side."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -94,6 +95,9 @@ def test_videos_that_only_one_run_could_read_are_left_out(pair, tmp_path):
     found = compare(pair[0], c)
     assert (found.videos, found.left_out) == (5, ["2.mp4"])
     assert found.targets[0].first == pytest.approx(40.0)
+    assert "left out, because only one run could read them: 2.mp4\n" in comparison_text(found)
+    many = dataclasses.replace(found, left_out=[f"{i}.mp4" for i in range(1000)])
+    assert "9.mp4 and 990 more\n" in comparison_text(many)
 
 
 def test_other_numbers_for_the_same_names_are_the_same_labels(pair, tmp_path):
@@ -120,6 +124,14 @@ def test_what_cannot_be_compared(pair, tmp_path):
         compare(pair[0], tmp_path)
 
 
+@pytest.mark.parametrize("left", [0, 300])
+def test_predictions_that_are_cut_short(pair, left):
+    file = pair[1] / "predictions.npz"
+    file.write_bytes(file.read_bytes()[:left])
+    with pytest.raises(CompareError, match=f"{pair[1]}: no test results to read there"):
+        compare(*pair)
+
+
 def test_verbs_nouns_and_actions(tmp_path):
     labels = {"verb": np.array([0, 1, 2]), "noun": np.array([1, 1, 0])}
     a = write_run(tmp_path / "a", {"verb": one_hot([0, 1, 2]), "noun": one_hot([1, 0, 0])}, labels)
@@ -128,6 +140,11 @@ def test_verbs_nouns_and_actions(tmp_path):
     assert list(found) == ["action", "verb", "noun"]
     assert found["action"].first == found["action"].second == pytest.approx(200 / 3)
     assert (found["verb"].second, found["noun"].second) == (pytest.approx(200 / 3), 100.0)
+    action, verb, noun = comparison_text(compare(a, b)).split("\n\n")[1:]
+    assert action.startswith("action top1: A 66.67 %, B 66.67 %")
+    assert "\n" not in action  # which of them changed is said below
+    assert "videos that A got right and B wrong: 1\n    1.mp4" in verb
+    assert "videos that B got right and A wrong: 1\n    1.mp4" in noun
 
 
 def test_several_labels_are_compared_by_mean_average_precision(tmp_path):
@@ -141,6 +158,9 @@ def test_several_labels_are_compared_by_mean_average_precision(tmp_path):
         np.mean(accuracy.average_precision(labels + 0.0, labels)) - target.first
     )
     assert 0 < target.interval[0] < target.second - target.first < target.interval[1]
+    text = comparison_text(compare(a, b))
+    assert "classes gained: 4" in text
+    assert "got right" not in text
 
 
 def test_the_tool(pair, tmp_path):

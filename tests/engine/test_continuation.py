@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import RECIPE, start_two
 
-from tests.processes import RECIPE, start_two
 from videobench.config import ConfigError, load_config
 from videobench.distributed.place import find_place, settle
 from videobench.engine.checkpoint import epoch_path
@@ -155,6 +155,20 @@ def test_two_processes_go_on_as_one(small, alone, tmp_path, local, batch_size, s
         (row,) = csv.DictReader(stream)
     assert (Path(row["checkpoint"]).name, row["epochs"], row["steps"]) == ("checkpoint_epoch_00001.pyth", "1", "0")
     assert (row["ranks"], row["batch"]) == ("1", "4")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert '<h2 id="restarts-title">Restarts (1)</h2>' in page
+    assert "checkpoint_epoch_00001.pyth" in page.partition('id="restarts-table"')[2].partition("</table>")[0]
+
+
+def test_another_batch_goes_on_after_as_many_videos(small, tmp_path):
+    words = [*small, "OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_EPOCH", 1, "TRAIN.CHECKPOINT_STEPS", 1]
+    assert run([RECIPE], [*words, "TRAIN.BATCH_SIZE", 2], "") == DONE
+    epoch_path(tmp_path, 1).unlink()
+    assert run([RECIPE], [*words, "TRAIN.BATCH_SIZE", 4], "") == DONE
+    log = (tmp_path / "stdout.log").read_text()
+    # Six of eight videos were trained on, one batch of four and half of the other.
+    assert "resuming after epoch 0 and 1 steps of the next from" in log
+    assert log.count("step 2/2:") == 1
 
 
 def test_a_restart_is_noted(left, tmp_path, monkeypatch, caplog):

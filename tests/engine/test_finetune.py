@@ -106,7 +106,7 @@ def test_given_weights_lose_their_classifier_and_the_rest_is_kept(tuned, network
     status = finetune(folder, config_files=network, weights=str(source), output=output, epochs=1, overrides=words)
     assert status == DONE
     said = capsys.readouterr().out
-    assert f"weights: {source}; their classifier is replaced" in said
+    assert f"weights: {source}; a classifier for another number of classes is replaced" in said
     assert "2 classes, 6 videos to train on and 2 to validate on" in said
     assert "always naming the largest class would be right for 50.0 %" in said
     assert "replaced by a fresh classifier: head.weight (file [3, 16], network [2, 16])" in said
@@ -166,6 +166,20 @@ def test_a_published_network_comes_with_its_clips(three_classes, tmp_path, asked
     assert something.DATA.TEST_CROP_SIZE == 112
 
 
+def test_names_with_dots_and_odd_separators(three_classes, tmp_path, asked, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "clips.v2"
+    shutil.copytree(three_classes, data)
+    odd = data / "bigger/0\u2028.mp4"
+    (data / "bigger/0.mp4").rename(odd)
+    for _ in range(2):
+        assert finetune(data, model="uniformer_s16x4_k400", overrides=["NUM_GPUS", "0"]) == WRONG_INPUT
+        # As if a run had begun: the second time, its own lists are not those of other videos.
+        epoch_path(tmp_path / "output/finetune/clips.v2", 1).parent.mkdir(exist_ok=True)
+        epoch_path(tmp_path / "output/finetune/clips.v2", 1).write_bytes(b"")
+    assert [cfg.OUTPUT_DIR for cfg in asked] == ["output/finetune/clips.v2"] * 2
+
+
 def test_the_last_word_is_the_user_s(three_classes, network, tmp_path, asked):
     words = ["SOLVER.MAX_EPOCH", "7", "SOLVER.BASE_LR", "1e-3", "DATA.RANDOM_FLIP", "False", "RNG_SEED", "5"]
     finetune(three_classes, config_files=network, output=tmp_path / "a", weights=__file__, overrides=words)
@@ -207,7 +221,7 @@ def test_names_with_sides_decide_about_mirrored_clips(classes, flip, pairs):
         ({"model": "uniformer_s16x4_k400", "overrides": ["SOLVER.LR", "1"]}, "SOLVER.LR"),
         ({"model": "uniformer_s16x4_k400", "overrides": ["OUTPUT_DIR", "x"]}, "named with --output"),
         ({"model": "uniformer_s16x4_k400", "val_share": 0.0}, "share is 0.0"),
-        ({"model": "uniformer_s16x4_k400", "weights": "nothing.pyth"}, "nothing.pyth does not exist"),
+        ({"model": "uniformer_s16x4_k400", "weights": "nothing.pyth"}, "--weights: there is no file nothing.pyth"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_message(three_classes, tmp_path, capsys, arguments, message):

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import start, start_two
 
-from tests.processes import start, start_two
 from videobench.engine.checkpoint import checkpoints, epoch_path, step_path
 from videobench.engine.run import DONE, STOPPED
 from videobench.models.weights import read_checkpoint

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from plain_loop import compute_in_double, plain_scores
+from tiny_networks import lively
+from video_fixtures import write_clip
 
 import videobench
-from tests.plain_loop import compute_in_double, plain_scores
-from tests.tiny_networks import lively
-from tests.video_fixtures import write_clip
 from videobench.config import ConfigError, load_config
 from videobench.config.checks import check_config
 from videobench.engine import scores
@@ -286,7 +286,9 @@ def killed(basis: dict, output: Path) -> subprocess.CompletedProcess:
     """A test in a process of its own that is killed after some videos."""
     options = words(basis | {"OUTPUT_DIR": str(output)})
     code = f"""
-from tests.engine.test_tester import RECIPE, die_after_three
+import sys
+sys.path[:0] = ["tests", "tests/engine"]
+from test_tester import RECIPE, die_after_three
 from videobench.engine.run import run
 die_after_three(setattr, {int(signal.SIGKILL)})
 run([RECIPE], {options!r}, "")
@@ -375,6 +377,7 @@ def test_no_video_can_be_read(basis, tmp_path):
     assert go(basis | {"DATA.PATH_PREFIX": str(tmp_path)}, tmp_path / "out") == FAILED_VIDEOS
     results = json.loads((tmp_path / "out/test_results.json").read_text())
     assert (results["videos"], results["intervals"]["top1"], len(results["failed"])) == (0, None, VIDEOS)
+    assert results["clips"] == load_config([], words(basis)).TEST.NUM_ENSEMBLE_VIEWS
 
 
 @pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3])

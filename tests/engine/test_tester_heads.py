@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from plain_loop import compute_in_double, plain_scores
+from tiny_networks import lively
+from video_fixtures import pictures, write_clip
 
 import videobench
-from tests.plain_loop import compute_in_double, plain_scores
-from tests.tiny_networks import lively
-from tests.video_fixtures import pictures, write_clip
 from videobench.config import load_config
 from videobench.engine import tester
-from videobench.engine.run import DONE, run
+from videobench.engine.run import DONE, FAILED_VIDEOS, run
 
 COMMON = {
     "TRAIN.ENABLE": False,
@@ -32,6 +32,20 @@ SMALL_UNIFORMER = {
     "UNIFORMER.DEPTH": [1, 1, 1, 1],
     "UNIFORMER.HEAD_DIM": 8,
     "DATA.NUM_FRAMES": 4,
+}
+KITCHEN = {
+    "MODEL.MODEL_NAME": "VisionTransformer",
+    "VIT.EMBED_DIM": 16,
+    "VIT.DEPTH": 2,
+    "VIT.NUM_HEADS": 2,
+    "VIT.TEMPORAL_RESOLUTION": 2,
+    "TRAIN.DATASET": "epickitchens",
+    "TEST.DATASET": "epickitchens",
+    "DATA.NUM_FRAMES": 4,
+    "DATA.SAMPLING_RATE": 4,
+    "DATA.REVERSE_INPUT_CHANNEL": True,
+    "TEST.NUM_ENSEMBLE_VIEWS": 3,
+    "TEST.NUM_SPATIAL_CROPS": 3,
 }
 
 
@@ -86,22 +100,10 @@ def kitchen(tmp_path):
 
 
 def test_actions(kitchen):
-    options = {
-        "MODEL.MODEL_NAME": "VisionTransformer",
-        "VIT.EMBED_DIM": 16,
-        "VIT.DEPTH": 2,
-        "VIT.NUM_HEADS": 2,
-        "VIT.TEMPORAL_RESOLUTION": 2,
-        "TRAIN.DATASET": "epickitchens",
-        "TEST.DATASET": "epickitchens",
+    options = KITCHEN | {
         "DATA.PATH_TO_DATA_DIR": str(kitchen),
         "DATA.PATH_PREFIX": str(kitchen),
         "DATA.CLASS_NAMES": [str(kitchen / "verbs.csv"), str(kitchen / "nouns.csv")],
-        "DATA.NUM_FRAMES": 4,
-        "DATA.SAMPLING_RATE": 4,
-        "DATA.REVERSE_INPUT_CHANNEL": True,
-        "TEST.NUM_ENSEMBLE_VIEWS": 3,
-        "TEST.NUM_SPATIAL_CROPS": 3,
     }
     results, predictions, expected, final = finished_test(options, kitchen)
     labels = {head: predictions[f"{head}_label"] for head in ("verb", "noun")}
@@ -129,6 +131,18 @@ def test_actions(kitchen):
         rows = list(csv.DictReader(file))
     assert (rows[1]["verb_label"], rows[1]["noun_label"]) == ("verb-96", "noun-299")
     assert rows[0]["noun_class_1"] == f"noun-{expected['noun'][0].argmax()}"
+
+
+def test_no_action_can_be_read(kitchen):
+    for folder in ("P01", "P02"):
+        (kitchen / folder).rename(kitchen / f"gone_{folder}")
+    options = COMMON | KITCHEN | {"DATA.PATH_TO_DATA_DIR": str(kitchen), "DATA.PATH_PREFIX": str(kitchen)}
+    options |= {"OUTPUT_DIR": str(kitchen / "out"), "TEST.CHECKPOINT_FILE_PATH": str(kitchen / "weights.pyth")}
+    torch.save(videobench.build_model(load_config([], words(options))).state_dict(), kitchen / "weights.pyth")
+    assert run([], words(options), "") == FAILED_VIDEOS
+    results = json.loads((kitchen / "out/test_results.json").read_text())
+    assert (results["videos"], results["views"], len(results["failed"])) == (0, 9, 4)
+    assert results["intervals"]["verb_top1"] is None
 
 
 @pytest.fixture

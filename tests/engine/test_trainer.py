@@ -18,13 +18,14 @@ from video_fixtures import write_clip
 import videobench
 from videobench.config.checks import check_config
 from videobench.datasets.augment import Augmentation
-from videobench.engine.checkpoint import best_path, checkpoint_dir, checkpoints, epoch_path
+from videobench.engine.checkpoint import CheckpointWriter, best_path, checkpoint_dir, checkpoints, epoch_path
 from videobench.engine.metrics import training_errors
 from videobench.engine.trainer import OutOfMemory, Trainer
 from videobench.engine.validation import Validation
 from videobench.models import WeightsError
 from videobench.models.weights import read_checkpoint, write_checkpoint
 from videobench.reporting.progress import ROUTINE, Progress
+from videobench.reporting.tensorboard import Scalars
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = str(ROOT / "configs/demo/uniformer_tiny.yaml")
@@ -93,6 +94,18 @@ def test_loader_processes_end_with_the_training(train):
     assert not [child for child in multiprocessing.active_children() if child.name.startswith("loader")]
     assert len(next(trainer.loader.epoch(0))) == 8
     trainer.loader.close()
+
+
+def test_the_last_checkpoint_is_waited_for_when_a_full_disk_takes_no_curves(train, few, monkeypatch):
+    def full(self):
+        raise OSError(28, "No space left on device")
+
+    closed, close = [], CheckpointWriter.close
+    monkeypatch.setattr(CheckpointWriter, "close", lambda self: closed.append(close(self)))
+    monkeypatch.setattr(Scalars, "close", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(*few)
+    assert len(closed) == 1
 
 
 def spoil_steps(monkeypatch, steps):
@@ -408,6 +421,22 @@ def test_errors_of_a_batch():
     assert (heads["verb_top1_err"], heads["noun_top1_err"], heads["top1_err"]) == (25.0, 25.0, 50.0)
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_validation_clips_without_finite_scores_are_wrong_and_counted(
+    train, few, several, tmp_path, monkeypatch, caplog
+):
+    """As half precision gives them when it overflows."""
+    logits = Validation._logits
+    monkeypatch.setattr(Validation, "_logits", lambda *arguments: logits(*arguments) * math.nan)
+    more = []
+    if several:
+        more = ["DATA.MULTI_LABEL", True, "MODEL.LOSS_FUNC", "bce", "DATA.FLIP_LABEL_PAIRS", []]
+    record = train(*few, *more, output=tmp_path / "out").state.history[0]
+    assert (record["val_clip_top1_err"], record["val_clip_top5_err"]) == (100.0, 100.0)
+    assert "scores of 4 of 4 clips are no finite numbers; they count as wrong (TRAIN.PRECISION is fp32)" in caplog.text
+    assert math.isfinite(record.get("val_clip_map", 0.0))
+
+
 class Terminal:
     def __init__(self, is_one):
         self.text, self.is_one, self.encoding = "", is_one, "utf-8"
@@ -421,6 +450,9 @@ class Terminal:
 
     def isatty(self):
         return self.is_one
+
+    def fileno(self):
+        raise OSError("no file")
 
 
 @pytest.mark.parametrize("is_one", [True, False])

@@ -49,11 +49,28 @@ def test_the_figure_shows_the_numbers():
     )
 
 
-def test_losses_of_several_heads_are_told_apart():
-    history = [{"epoch": 1, "train_verb_loss": 2.0, "train_noun_loss": 3.0, "train_loss": 2.5, "val_clip_map": 12.0}]
+def test_verbs_nouns_and_actions_are_told_apart():
+    history = [{"epoch": 1, "train_loss": 2.5, "train_top1_err": 90.0}]
+    history[0] |= {"train_verb_top1_err": 60.0, "train_noun_top1_err": 70.0, "val_clip_ema_top1_err": 80.0}
+    history[0] |= {"val_clip_ema_verb_top1_err": 50.0}
     loss, accuracy = draw_curves(history).axes
-    assert set(lines(loss)) == {"training", "training verb", "training noun"}
-    assert lines(accuracy) == {"validation clips mAP": [(1, 12.0)]}
+    assert set(lines(loss)) == {"training"}
+    assert lines(accuracy) == {
+        "training action": [(1, 10.0)],
+        "training verb": [(1, 40.0)],
+        "training noun": [(1, 30.0)],
+        "validation clips averaged weights action": [(1, 20.0)],
+        "validation clips averaged weights verb": [(1, 50.0)],
+    }
+
+
+def test_mean_average_precision_has_a_panel_of_its_own():
+    history = [{"epoch": 1, "train_top1_err": 40.0, "val_clip_map": 12.0, "val_clip_ema_map": 9.0}]
+    accuracy, precision = draw_curves(history).axes
+    assert lines(accuracy) == {"training": [(1, 60.0)]}
+    assert lines(precision) == {"validation clips": [(1, 12.0)], "validation clips averaged weights": [(1, 9.0)]}
+    assert precision.get_ylabel() == "mean average precision (%)"
+    assert precision.get_ylim() == (0, 100)
 
 
 def test_the_picture_is_written_beside_the_history(tmp_path):

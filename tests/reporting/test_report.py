@@ -1,6 +1,7 @@
 """What report.html says of a run, and what TensorBoard shows of a test."""
 
 import json
+import logging
 import re
 import runpy
 import sys
@@ -12,6 +13,7 @@ from report_fixtures import made_up_scores, write_test, write_test_of_videos, wr
 
 from videobench.engine.report import write_report
 from videobench.reporting import diagnosis
+from videobench.reporting.curves import write_history
 from videobench.reporting.run_report import Run, result_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -171,6 +173,39 @@ def test_several_labels_have_precisions_instead_of_confusions(tmp_path):
     assert "mean average precision" in parts["numbers"]
 
 
+@pytest.mark.parametrize(
+    ("history", "name", "value", "note"),
+    [
+        (
+            [{"val_clip_top1_err": 40.0}, {"val_clip_top1_err": 45.0}],
+            *("validation top-1", "55.00 %", "single clips, epoch 2; best 60.00 % in epoch 1"),
+        ),
+        (
+            [{"val_clip_top1_err": 45.0}, {"val_clip_top1_err": 45.0}],
+            *("validation top-1", "55.00 %", "single clips, epoch 2"),
+        ),
+        (
+            [
+                {"val_clip_ema_top1_err": 40.0, "val_clip_ema_map": 30.0},
+                {"val_clip_map": 20.0, "val_clip_ema_map": 25.0},
+            ],
+            *("validation mean average precision, averaged weights", "25.00 %", "; best 30.00 % in epoch 1"),
+        ),
+        (
+            [{"val_clip_top1_err": 90.0, "val_clip_verb_top1_err": 50.0}],
+            *("validation action top-1", "10.00 %", "single clips, epoch 1"),
+        ),
+    ],
+)
+def test_the_validation_shown_is_what_chooses_the_best_checkpoint(tmp_path, history, name, value, note):
+    write_history(tmp_path, [{"epoch": number} | record for number, record in enumerate(history, 1)])
+    numbers = sections(write_report(tmp_path).read_text())["numbers"]
+    cards = re.findall("<dt>([^<]*)</dt><dd><strong>([^<]*)</strong><span>([^<]*)</span>", numbers)
+    shown = {called: (number, text) for called, number, text in cards}
+    assert shown[name][0] == value
+    assert shown[name][1].endswith(note)
+
+
 def test_a_single_class_and_a_test_without_videos(tmp_path):
     folder = write_test(tmp_path / "one", {"": np.ones((3, 1))}, {"": np.zeros(3, int)}, {"": ["all"]}, views=1)
     parts = sections(write_report(folder).read_text())
@@ -182,6 +217,14 @@ def test_a_single_class_and_a_test_without_videos(tmp_path):
     parts = sections(write_report(folder).read_text())
     assert {"numbers", "failed"} <= set(parts)
     assert "The first 1000 of 2000" in parts["failed"]
+
+
+def test_a_test_without_labels_says_what_was_tested(tmp_path):
+    scores, _ = made_up_scores(20, 3)
+    parts = sections(write_report(write_test(tmp_path, {"": scores}, {"": np.full(20, -1)}, {"": NAMES})).read_text())
+    assert list(parts) == ["numbers", "speed"]
+    assert "<td>20 (0 unreadable)</td>" in parts["numbers"]
+    assert "<td>checkpoint.pyth</td>" in parts["numbers"]
 
 
 def test_names_that_are_no_text_survive(tmp_path):
@@ -217,10 +260,11 @@ def test_the_result_table_has_the_intervals(tested):
 def test_tensorboard_has_the_confusion_matrix_and_the_classes(tested):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    write_report(tested)
+    write_report(tested, tensorboard=True)
     assert not (tested / "tensorboard").exists()  # TENSORBOARD.ENABLE False
     (tested / "tensorboard").mkdir()
-    write_report(tested)
+    write_report(tested, tensorboard=True)
+    write_report(tested)  # the page again
     events = EventAccumulator(str(tested / "tensorboard")).Reload()
     assert events.Tags()["images"] == ["test/confusion_matrix"]
     (image,) = events.Images("test/confusion_matrix")
@@ -241,6 +285,17 @@ def test_epochs_written_twice_count_once(tmp_path):
     assert [(line["epoch"], line["dt"]) for line in Run.read(folder).epochs] == [(1, 0.125), (2, 0.125), (3, 1.0)]
 
 
+def test_a_line_that_was_cut_off_is_named_and_left_out(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("videobench"), "propagate", True)  # a run in this process ends it
+    folder = write_training(tmp_path, epochs=3)
+    path = folder / "json_stats.log"
+    first, second, third = path.read_text().splitlines()
+    path.write_text("\n".join([first, second[:40] + third, third]) + "\n")
+    with caplog.at_level("WARNING", "videobench"):
+        assert [line["epoch"] for line in Run.read(folder).epochs] == [1, 3]
+    assert f"{path}:2 is no json_stats line" in caplog.text
+
+
 def test_the_tool(tested, tmp_path, monkeypatch, capsys):
     def tool(folder: Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["report.py", str(folder)])
@@ -255,3 +310,8 @@ def test_the_tool(tested, tmp_path, monkeypatch, capsys):
     assert code == 2
     assert error.startswith(f"error: {empty} is not the output folder of a run")
     assert list(empty.iterdir()) == []
+    (tested / "report.html").unlink()
+    (tested / "report.html").mkdir()  # as good as a folder of somebody else
+    code, _, error = tool(tested)
+    assert code == 2
+    assert f"'{tested / 'report.html'}'" in error

@@ -6,6 +6,7 @@ import pytest
 from report_fixtures import made_up_scores, write_test, write_test_of_videos, write_training, write_videos
 
 from videobench.engine.report import write_report
+from videobench.reporting.curves import write_history
 
 DESKTOP = {"width": 1200, "height": 900}
 CLASSES = [f"class {c:03d} with a name of some length" for c in range(400)]
@@ -31,6 +32,7 @@ def opened(browser, path: Path):
     """A page in a window of its own, and what went wrong in it so far."""
     faults: list[str] = []
     page = browser.new_page(viewport=DESKTOP, color_scheme="light")
+    page.set_default_timeout(120_000)  # a busy machine
     page.on("console", lambda message: faults.append(message.text) if message.type != "log" else None)
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("request", lambda request: faults.append(request.url) if fetched(request.url) else None)
@@ -87,7 +89,7 @@ def point_at(page, key: str, *place: object) -> str:
     page.mouse.move(box["x"] + inside[0] - 3, box["y"] + inside[1])
     page.mouse.move(box["x"] + inside[0], box["y"] + inside[1])
     tip = chart.locator(".tip")
-    tip.wait_for(state="visible", timeout=30_000)
+    tip.wait_for(state="visible")
     return tip.inner_text()
 
 
@@ -166,17 +168,27 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(each_page):
     )
 
 
+def test_curves_of_one_epoch_and_more_curves_than_colours(browser, tmp_path):
+    columns = [f"{part}_{head}top1_err" for part in ("train", "val_clip") for head in ("", "verb_", "noun_")]
+    write_history(tmp_path, [{"epoch": 1, **dict.fromkeys(columns, 40.0)}])
+    page, faults = opened(browser, write_report(tmp_path))
+    chart = "echarts.getInstanceByDom(document.querySelector('[data-chart]'))"
+    assert page.evaluate(f"{chart}.getModel().getComponent('xAxis').axis.scale.getExtent()") == [0, 2]
+    looks = page.evaluate(f"{chart}.getOption().series.map((s, n) => n % 4 + s.lineStyle.type)")
+    assert len(looks) == len(set(looks)) == 6
+    assert faults == []
+    page.close()
+
+
 def test_light_and_dark(small_page):
     page = small_page
     background = "getComputedStyle(document.body).backgroundColor"
+    tip = "echarts.getInstanceByDom(document.querySelector('[data-chart]')).getOption().tooltip[0].backgroundColor"
+    card = "getComputedStyle(document.documentElement).getPropertyValue('--card').trim()"
     ground = {}
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
-        ground[scheme] = (
-            page.evaluate(background),
-            page.evaluate(
-                "echarts.getInstanceByDom(document.querySelector('[data-chart]')).getOption().tooltip[0].backgroundColor"
-            ),
-        )
+        page.wait_for_function(f"{tip} === {card}")  # charts are drawn anew when the page is told
+        ground[scheme] = (page.evaluate(background), page.evaluate(tip))
     assert ground["light"][0] != ground["dark"][0]
     assert ground["light"][1] != ground["dark"][1]

@@ -1,5 +1,7 @@
 """Recomputed and frozen batch-norm statistics."""
 
+import logging
+
 import pytest
 import torch
 from tiny_networks import sample, tiny
@@ -36,6 +38,20 @@ def test_precise_statistics_are_those_of_all_batches_together():
     torch.testing.assert_close(norm.running_var, values.var((0, 2, 3, 4), unbiased=False), rtol=1e-5, atol=1e-5)
     assert norm.momentum == 0.1
     assert (norm.running_mean, norm.running_var) == tensors  # the same tensors, new values
+    assert norm.num_batches_tracked == 1  # steps of the training, however often statistics are made
+
+
+def test_statistics_that_are_no_numbers_are_not_taken(caplog, monkeypatch):
+    """A clip that half precision cannot take must not spoil weights that are all right."""
+    monkeypatch.setattr(logging.getLogger("videobench"), "propagate", True)
+    model, inputs = network(), batches(3)
+    training_mode(model)
+    model(inputs[0])
+    before = statistics(model)
+    inputs[1][0] = torch.inf
+    recompute_statistics(model, inputs, 3)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in statistics(model).items())
+    assert "1 of 1 batch norms keep their statistics" in caplog.text
 
 
 def test_an_average_gets_statistics_of_its_own():

@@ -145,9 +145,6 @@ def test_layer_decay_covers_every_family(label):
     assert min(g["lr_scale"] for g in groups) == 0.5 ** (len(model.layer_groups()) - 1)
 
 
-_CLASSES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "mt_adamw": "AdamW"}
-
-
 class Toy(VideoModel):
     def __init__(self) -> None:
         super().__init__()

@@ -190,10 +190,10 @@ def _size(count: int) -> str:
 def changed_keys(before: str, cfg: CfgNode) -> list[str]:
     """What differs between the configuration text of a checkpoint and ``cfg``, besides keys that change no weights."""
     try:
-        old = yaml.safe_load(before) or {}
-    except yaml.YAMLError:
+        old = _flat(yaml.safe_load(before) or {})
+    except (yaml.YAMLError, AttributeError):  # no YAML, or something else than keys and values
         return ["(its configuration text cannot be read)"]
-    old, new = _flat(old), _flat(yaml.safe_load(cfg.dump()))
+    new = _flat(yaml.safe_load(cfg.dump()))
     return [
         f"{key} {old[key]!r} -> {new[key]!r}"
         for key in sorted(old.keys() & new.keys())

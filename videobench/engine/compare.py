@@ -1,6 +1,7 @@
 """Two tests on the same videos, side by side."""
 
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,8 @@ class Target:
         second: the second run's.
         interval: 95 % bootstrap interval of second minus first, over videos, paired.
         classes: name, number of videos and both values of every class that differs, the greatest gain first.
-        changed: the videos that one run has right and the other wrong, with their labels and both predictions.
+        changed: the videos that one run has right and the other wrong, with their labels and both predictions; none for
+            actions, whose verbs and nouns have them, and for map, where no video is right or wrong.
     """
 
     name: str
@@ -95,7 +97,8 @@ def comparison_text(found: Comparison) -> str:
     """A comparison in lines of text: accuracies, classes gained and lost, videos that changed."""
     lines = [f"A: {found.runs[0]}", f"B: {found.runs[1]}", f"{found.videos} videos"]
     if found.left_out:
-        lines[-1] += f"; left out, because only one run could read them: {', '.join(found.left_out)}"
+        more = f" and {len(found.left_out) - _SHOWN} more" if len(found.left_out) > _SHOWN else ""
+        lines[-1] += f"; left out, because only one run could read them: {', '.join(found.left_out[:_SHOWN])}{more}"
     for target in found.targets:
         low, high = target.interval
         sure = "" if low <= 0 <= high else ": more than chance"
@@ -103,13 +106,15 @@ def comparison_text(found: Comparison) -> str:
             f"\n{target.name} {target.metric}: A {target.first:.2f} %, B {target.second:.2f} %, B - A "
             f"{target.second - target.first:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}{sure}"
         )
+        if target.name == "action":  # what changed is said of verbs and nouns
+            continue
         for title, classes in (
             ("classes gained", [c for c in target.classes if c["second"] > c["first"]]),
             ("classes lost", [c for c in target.classes[::-1] if c["second"] < c["first"]]),
         ):
             rows = [f"{c['name']}: {c['first']:.1f} -> {c['second']:.1f} % of {c['videos']}" for c in classes]
             lines += _listed(title, rows)
-        for right, wrong in ("BA", "AB"):
+        for right, wrong in ("BA", "AB") if target.metric == "top1" else ():
             rows = [
                 f"{c['video']}: {c['label']}; A says {c['first']}, B says {c['second']}"
                 for c in target.changed
@@ -133,7 +138,7 @@ class _Run:
             self.results = json.loads((folder / "test_results.json").read_text())
             with np.load(folder / "predictions.npz") as arrays:
                 content = dict(arrays)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise CompareError(f"{folder}: no test results to read there: {error}") from error
         if "list_sha256" not in self.results:
             raise CompareError(f"{folder}: results of a version that did not record its list; test again")

@@ -17,6 +17,8 @@ from videobench.models.weights import read_checkpoint
 
 logger = logging.getLogger(__name__)
 
+#: What a checkpoint needs for training to go on from it; other files only have weights to begin with.
+CONTINUED = ("epoch", "model_state", "optimizer_state")
 #: Columns of restarts.csv: when (UTC), the Slurm job and how often Slurm restarted it, the checkpoint, finished epochs
 #: and steps of the next one in it, its age (the time that was lost), and the ranks and videos per step from now on.
 RESTART_COLUMNS = (
@@ -40,7 +42,7 @@ def checkpoint_to_continue(cfg: CfgNode, *, mmap: bool = False) -> tuple[Path, d
     if train.CHECKPOINT_FILE_PATH and not train.CHECKPOINT_EPOCH_RESET:
         path = Path(train.CHECKPOINT_FILE_PATH)
         content = read_checkpoint(path, mmap=mmap)
-        if "optimizer_state" in content and "epoch" in content:
+        if all(name in content for name in CONTINUED):
             return path, content
     return None
 
@@ -112,6 +114,20 @@ def batch_kept(before: str, cfg: CfgNode) -> str:
     )
 
 
+def finished_steps(steps: int, before: str, cfg: CfgNode) -> int:
+    """Finished steps of an epoch, counted in this run's batches where those of the checkpoint had another size.
+
+    Batches follow one order of the videos, so that none is left out and less than a batch of them comes again.
+
+    Args:
+        steps: as the checkpoint counts them.
+        before: its configuration text.
+        cfg: the configuration that goes on.
+    """
+    sizes = _sizes(before)
+    return steps if sizes is None else steps * sizes[0] * sizes[1] // (cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS)
+
+
 def _sizes(text: str) -> tuple[int, int, int, int] | None:
     """Of a checkpoint: videos per machine, machines, machines that learning rates count, and ranks per machine."""
     try:
@@ -119,7 +135,7 @@ def _sizes(text: str) -> tuple[int, int, int, int] | None:
         size, shards = cfg["TRAIN"]["BATCH_SIZE"], cfg["NUM_SHARDS"]
         ranks = cfg["NUM_GPUS"] or cfg.get("NUM_CPU_RANKS", 1)
         return size, shards, cfg["SOLVER"].get("BASE_LR_NUM_SHARDS", 0) or shards, ranks
-    except (yaml.YAMLError, TypeError, KeyError):  # of another code base
+    except (yaml.YAMLError, AttributeError, TypeError, KeyError):  # of another code base
         return None
 
 

@@ -45,7 +45,7 @@ def finetune(
         data: what :func:`~videobench.datasets.own_videos.own_videos` takes.
         model: id of a published network; its clips and published views come with it.
         config_files: YAML files of a network, in place of ``model``; of their recipe only what this one does not set.
-        weights: checkpoint to begin with; its classifier is replaced. None trains from scratch.
+        weights: checkpoint to begin with; a classifier of another size is replaced. None trains from scratch.
         output: folder of the run; None means output/finetune/ and the name of ``data``.
         epochs: training epochs; None means 20, from scratch 60.
         val_share: share of every class that is held back.
@@ -57,13 +57,14 @@ def finetune(
     try:
         base = _network(model, config_files)
         if weights and not Path(weights).expanduser().is_file():
-            raise ConfigError(f"--weights: {weights} does not exist")
+            raise ConfigError(f"--weights: there is no file {weights}")
         given = list(overrides) + (["SOLVER.MAX_EPOCH", epochs] if epochs is not None else [])
         cfg = load_config(config_files, [*base, *given])
         chosen = dict(zip(given[::2], given[1::2], strict=True))
         if "OUTPUT_DIR" in chosen:
             raise ConfigError("the folder of the run is named with --output, not with OUTPUT_DIR")
-        output = Path(output or Path("output/finetune") / Path(data).resolve().stem)
+        source = Path(data).expanduser().resolve()
+        output = Path(output or Path("output/finetune") / (source.name if source.is_dir() else source.stem))
         root = chosen.get("DATA.PATH_PREFIX")
         videos = own_videos(data, val_share=val_share, seed=cfg.RNG_SEED, root=root)
         epochs = cfg.SOLVER.MAX_EPOCH if "SOLVER.MAX_EPOCH" in chosen else EPOCHS[weights is not None]
@@ -217,7 +218,7 @@ def _write_lists(videos: OwnVideos, output: Path) -> None:
     if any(checkpoint_dir(output).glob("*.pyth")):
         for name, lines in videos.lists().items():
             path = folder / name
-            if not path.exists() or path.read_bytes().decode("utf-8", "surrogateescape").splitlines() != lines:
+            if not path.exists() or path.read_bytes().decode("utf-8", "surrogateescape").split("\n") != [*lines, ""]:
                 raise ConfigError(f"{output} holds a run on other videos ({path} differs); name another --output")
     try:
         videos.write_lists(folder)
@@ -229,7 +230,9 @@ def _summary(videos: OwnVideos, output: Path, weights: str | None, notes: Sequen
     labels = Counter(label for _, label in videos.val)
     rate = 100 * max(labels.values()) / len(videos.val)
     begin = (
-        f"weights: {weights}; their classifier is replaced" if weights else "no weights given: training from scratch"
+        f"weights: {weights}; a classifier for another number of classes is replaced"
+        if weights
+        else "no weights given: training from scratch"
     )
     lines = [
         f"{len(videos.classes)} classes, {len(videos.train)} videos to train on and {len(videos.val)} to validate on; "

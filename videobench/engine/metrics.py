@@ -16,6 +16,7 @@ def training_errors(logits: Tensor | dict[str, Tensor], targets: Tensor | dict[s
     A clip counts as right when one of its k highest classes is the one with the largest share in its target (soft
     targets: mixed clips), or one of its labels (several labels: float targets of zeros and ones). With several heads a
     clip counts as right when all of them are (actions: verb and noun); ``verb_top1_err`` and so on follow per head.
+    A clip whose logits are no finite numbers is wrong.
     """
     if not isinstance(logits, dict):
         return {f"top{k}_err": _error(_hits(logits, targets, k)) for k in (1, 5)}
@@ -31,10 +32,10 @@ def training_errors(logits: Tensor | dict[str, Tensor], targets: Tensor | dict[s
 
 
 def _hits(logits: Tensor, targets: Tensor, k: int) -> Tensor:
-    top = logits.detach().topk(min(k, logits.shape[1]), dim=1).indices
-    if targets.dim() == 1:
-        return (top == targets[:, None]).any(1)
-    return targets.gather(1, top).amax(1) == targets.amax(1)
+    logits = logits.detach()
+    top = logits.topk(min(k, logits.shape[1]), dim=1).indices
+    right = top == targets[:, None] if targets.dim() == 1 else targets.gather(1, top) == targets.amax(1, keepdim=True)
+    return right.any(1) & logits.isfinite().all(1)
 
 
 def _error(hits: Tensor) -> Tensor:

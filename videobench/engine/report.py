@@ -23,14 +23,16 @@ logger = logging.getLogger(__name__)
 _COLUMNS, _ROWS, _SIDE, _GAP = 4, 2, 112, 3
 
 
-def write_report(output_dir: str | Path, *, with_test: bool = True) -> Path:
-    """Write curves.png, report.html and what TensorBoard shows of a test, from what a run left in ``output_dir``.
+def write_report(output_dir: str | Path, *, with_test: bool = True, tensorboard: bool = False) -> Path:
+    """Write curves.png and report.html from what a run left in ``output_dir``.
 
     Videos, lists or a configuration that are no longer there cost the page the frames of the mistakes, nothing else.
 
     Args:
         output_dir: the folder of the run.
         with_test: whether the test results in it belong to the run as it stands.
+        tensorboard: also write what TensorBoard shows of a test, once: it does not replace pictures, and beside a newer
+            file it no longer follows what a training writes.
 
     Raises:
         FileNotFoundError: for a folder without anything of a run.
@@ -45,7 +47,7 @@ def write_report(output_dir: str | Path, *, with_test: bool = True) -> Path:
         except (ConfigError, WorkerError) as error:
             logger.warning("report.html has no frames of mistaken videos: %s", error)
             missing = dict.fromkeys(wanted, str(error))
-    if (run.folder / "tensorboard").is_dir() and run.heads:
+    if tensorboard and (run.folder / "tensorboard").is_dir() and run.heads:
         write_test(run.folder / "tensorboard", run.heads, epoch=int(run.history[-1]["epoch"]) if run.history else 0)
     return write_page(run, strips, missing)
 

@@ -55,7 +55,7 @@ def write_results(
     cfg: CfgNode,
     videos: VideoList,
     rows: Mapping[int, np.ndarray],
-    layout: Layout | None,
+    layout: Layout,
     failures: Sequence[Failure],
     *,
     weights: Path,
@@ -69,7 +69,7 @@ def write_results(
         cfg: the configuration.
         videos: the test list.
         rows: numbers of every video that could be read, by its number in the list.
-        layout: what these numbers are; None without any video.
+        layout: what these numbers are.
         failures: the videos that could not be read.
         weights: the checkpoint that was tested.
         sha256: of that file.
@@ -77,7 +77,6 @@ def write_results(
         waited: share of the time that the network waited for frames.
     """
     order = sorted(rows)
-    layout = layout or Layout(((1, 1),), (("", cfg.MODEL.NUM_CLASSES),))
     grids = layout.split(np.stack([rows[i] for i in order]) if order else np.empty((0, layout.length)))
     labels = label_columns(videos, order, [name for name, _ in layout.heads])
     names = {name: [] for name, _ in layout.heads} | class_names(cfg)

@@ -18,6 +18,7 @@ from videobench.config.checks import local_ranks
 from videobench.datasets.annotations import split_list
 from videobench.datasets.augment import normalise
 from videobench.datasets.clips import Failure
+from videobench.datasets.epic_kitchens import NOUNS, VERBS
 from videobench.datasets.views import Grid, ViewLoader, Views, spread, video_bytes
 from videobench.distributed.group import gather, is_main, rank, report_progress, world_size
 from videobench.engine.arithmetic import autocast, channels_innermost, channels_last, tf32
@@ -111,6 +112,9 @@ def test(cfg: CfgNode, device: torch.device) -> dict[str, Any] | None:
     for part, _ in parts:
         rows |= part.rows
         layout = part.layout or layout
+    if layout is None:  # no video could be read, so the network has not said what it gives
+        heads = {"verb": VERBS, "noun": NOUNS} if isinstance(videos.labels, dict) else {"": cfg.MODEL.NUM_CLASSES}
+        layout = Layout(grids, tuple(heads.items()))
     failures = sorted((f for part, _ in parts for f in part.failures), key=lambda f: f.index)
     results = write_results(
         cfg,

@@ -344,12 +344,10 @@ class Trainer:
     @contextlib.contextmanager
     def _closing(self) -> Iterator[None]:
         """End the loader and wait for the last checkpoint, also when the run breaks off."""
-        try:
+        with contextlib.ExitStack() as stack:  # each of them, whatever becomes of the others; the last one first
+            for part in (self.writer, self.scalars, self.loader):
+                stack.callback(part.close)
             yield
-        finally:
-            self.loader.close()
-            self.scalars.close()
-            self.writer.close()
 
 
 def train(cfg: CfgNode, device: torch.device) -> bool:

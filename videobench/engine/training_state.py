@@ -18,13 +18,14 @@ from videobench.distributed.parallel import shard
 from videobench.engine.checkpoint import changed_keys, versions
 from videobench.engine.class_names import class_names
 from videobench.engine.class_order import match_classes
-from videobench.engine.continuation import batch_kept, checkpoint_to_continue
+from videobench.engine.continuation import CONTINUED, batch_kept, checkpoint_to_continue, finished_steps
 from videobench.models import VideoModel, WeightsError, load_weights
 from videobench.reporting.curves import with_present_names
 from videobench.solver.ema import ExponentialMovingAverage
 
 logger = logging.getLogger(__name__)
 
+_OTHER_NETWORK = "this checkpoint is of another network than the configuration describes"
 _ADVICE = (
     "use another OUTPUT_DIR, and to begin with these weights name this file in TRAIN.CHECKPOINT_FILE_PATH with "
     "TRAIN.CHECKPOINT_EPOCH_RESET True"
@@ -71,15 +72,13 @@ class TrainingState:
 
     def content(self, cfg: CfgNode) -> dict[str, Any]:
         """The state as a checkpoint holds it: tensors and plain data, in the published layout and a little more."""
-        names = class_names(cfg)
         content = {
             "epoch": self.epoch - 1,
             "step": self.step,
             "model_state": self.model.state_dict(),
             "optimizer_state": self.optimizer.state_dict(),
             "cfg": cfg.dump(),
-            # A list, or one by head where there are several.
-            "class_names": names.get("", names),
+            "class_names": _names(cfg),
             "sums": dict(self.sums),
             "failed": list(self.failed),
             "history": list(self.history),
@@ -122,14 +121,19 @@ class TrainingState:
         Raises:
             WeightsError: when it is of another network or optimizer.
         """
-        report = load_weights(self.model, {"model_state": content["model_state"]})
+        if absent := [name for name in CONTINUED if name not in content]:
+            raise WeightsError(f"{path}: training cannot go on from it without its {', '.join(absent)}; {_ADVICE}")
+        try:
+            report = load_weights(self.model, {"model_state": content["model_state"]})
+        except WeightsError as error:
+            raise WeightsError(f"{path}: {_OTHER_NETWORK}; {_ADVICE}\n{error}") from error
         if not report.complete or report.unexpected:
-            raise WeightsError(
-                f"{path}: this checkpoint is of another network than the configuration describes; {_ADVICE}\n{report}"
-            )
+            raise WeightsError(f"{path}: {_OTHER_NETWORK}; {_ADVICE}\n{report}")
         self._restore_optimizer(path, content["optimizer_state"])
         if changed := changed_keys(content.get("cfg", ""), cfg):
             logger.warning("going on with other settings than %s was made with: %s", path, "; ".join(changed))
+        if (names := content.get("class_names")) and (now := _names(cfg)) and names != now:
+            logger.warning("going on with other class names (DATA.CLASS_NAMES) than %s has; numbers stay", path)
         if said := batch_kept(content.get("cfg", ""), cfg):
             logger.info("%s", said)
         scaler = content.get("scaler_state") or content.get("scaler")
@@ -139,7 +143,8 @@ class TrainingState:
             self.ema.load_state_dict(content["ema_state"])
         else:
             self._start_average()
-        self.epoch, self.step = content["epoch"] + 1, content.get("step", 0)
+        self.epoch = content["epoch"] + 1
+        self.step = finished_steps(content.get("step", 0), content.get("cfg", ""), cfg)
         self.sums, self.failed = dict(content.get("sums", {})), list(content.get("failed", []))
         self.history = [with_present_names(record) for record in content.get("history", [])]
         # From the history, because what it is judged by changes when TRAIN.EMA is switched.
@@ -157,7 +162,7 @@ class TrainingState:
         own = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
             groups = state["param_groups"]
-            if ["betas" in group for group in groups] != ["betas" in group for group in own]:
+            if list(map(_method, groups)) != list(map(_method, own)):
                 raise ValueError("it is of another SOLVER.OPTIMIZING_METHOD or has other parameter groups")
             groups = [{**options, "params": group["params"]} for options, group in zip(own, groups, strict=True)]
             self.optimizer.load_state_dict({**state, "param_groups": groups})
@@ -167,3 +172,14 @@ class TrainingState:
                     raise ValueError("its tensors are in another order than this network's parameters")
         except (ValueError, KeyError, TypeError) as error:
             raise WeightsError(f"{path}: the optimizer state does not fit ({error}); {_ADVICE}") from error
+
+
+def _names(cfg: CfgNode) -> list[str] | dict[str, list[str]]:
+    """Class names as a checkpoint holds them: a list, or one by head where there are several."""
+    names = class_names(cfg)
+    return names.get("", names)
+
+
+def _method(group: Mapping[str, Any]) -> str:
+    """Which optimizers the moments of a parameter group are for: only Adam's have betas, only RMSProp's an alpha."""
+    return next((option for option in ("betas", "alpha") if option in group), "momentum")

@@ -74,7 +74,7 @@ class Validation:
         with Progress(f"validation, {label}", self.batches, enabled=is_main()) as live:
             for step in range(1, self.batches + 1):
                 if (batch := next(batches, None)) is not None:
-                    errors = self._errors(model, *batch)
+                    errors = self._errors(model, *batch, sums)
                     sums.update({name: value * len(batch[0]) for name, value in errors.items()})
                     sums["videos"] += len(batch[0])
                     if step % self.cfg.LOG_PERIOD == 0 and is_main():
@@ -113,11 +113,17 @@ class Validation:
             return {head: torch.from_numpy(np.asarray(column[rows])) for head, column in labels.items()}
         return torch.from_numpy(np.asarray(labels[rows]))
 
-    def _errors(self, model: VideoModel, clips: Tensor, labels: Tensor | dict[str, Tensor]) -> dict[str, float]:
+    def _errors(
+        self, model: VideoModel, clips: Tensor, labels: Tensor | dict[str, Tensor], sums: Counter[str]
+    ) -> dict[str, float]:
+        """Errors of a batch; clips whose scores are no finite numbers are wrong, and counted."""
         logits = self._logits(model, clips)
         on_cpu = {k: v.float().cpu() for k, v in logits.items()} if isinstance(logits, dict) else logits.float().cpu()
+        heads = list(on_cpu.values()) if isinstance(on_cpu, dict) else [on_cpu]
+        finite = torch.cat(heads, dim=1).isfinite().all(1)
+        sums["not_finite"] += int((~finite).sum())
         if not isinstance(labels, dict) and labels.is_floating_point():
-            self._scored.append((on_cpu.numpy(), labels.numpy()))
+            self._scored.append((on_cpu.where(finite[:, None], torch.finfo(torch.float32).min).numpy(), labels.numpy()))
         return {name: float(value) for name, value in training_errors(on_cpu, labels).items()}
 
     def _logits(self, model: VideoModel, clips: Tensor) -> Tensor | dict[str, Tensor]:
@@ -144,9 +150,15 @@ class Validation:
         total: Counter[str] = Counter()
         for part in gather(dict(sums)):
             total.update(part)
-        videos, failed = total.pop("videos", 0), total.pop("failed", 0)
+        videos, failed, not_finite = (total.pop(name, 0) for name in ("videos", "failed", "not_finite"))
         if failed and is_main():
             logger.warning("validation: %d unreadable videos are left out of the errors below", failed)
+        if not_finite and is_main():
+            logger.warning(
+                "validation: the network's scores of %d of %d clips are no finite numbers; they count as wrong "
+                "(TRAIN.PRECISION is %s)",
+                *(not_finite, videos, self.cfg.TRAIN.PRECISION),
+            )
         errors = {name: total[name] / videos for name in total} if videos else {"top1_err": 100.0, "top5_err": 100.0}
         if parts := [part for scored in gather(self._scored) for part in scored]:
             scores, labels = (np.concatenate(column) for column in zip(*parts, strict=True))

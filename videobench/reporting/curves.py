@@ -5,12 +5,16 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Panels of the figure: title of the axis, and which columns of history.csv go there.
 _PANELS = {
     "loss": lambda column: column.endswith("loss"),
-    "top-1 accuracy (%)": lambda column: column.endswith(("top1_err", "top1", "top1_acc", "map")),
+    "top-1 accuracy (%)": lambda column: column.endswith(("top1_err", "top1", "top1_acc")),
+    "mean average precision (%)": lambda column: column.endswith("map"),
     "learning rate": lambda column: column == "lr",
 }
 
@@ -52,7 +56,7 @@ def with_present_names(record: Mapping[str, float]) -> dict[str, float]:
 
 
 def write_curves(output_dir: str | Path) -> Path | None:
-    """Draw curves.png from history.csv: losses, top-1 accuracies and the learning rate over the epochs.
+    """Draw curves.png from history.csv: losses, accuracies and the learning rate over the epochs.
 
     Returns:
         The file, or None when no epoch is finished yet.
@@ -76,11 +80,11 @@ def curve_panels(history: Sequence[Mapping[str, float]]) -> dict[str, dict[str, 
         for column in filter(belongs, columns):
             sign, offset = (-1.0, 100.0) if column.endswith("_err") else (1.0, 0.0)
             points = [(record["epoch"], offset + sign * record[column]) for record in history if column in record]
-            panels.setdefault(title, {})[_label(column)] = points
+            panels.setdefault(title, {})[_label(column, columns)] = points
     return panels
 
 
-def draw_curves(history: Sequence[Mapping[str, float]]):
+def draw_curves(history: Sequence[Mapping[str, float]]) -> "Figure":
     """The figure of :func:`write_curves`, one panel under the other, for epochs as :func:`read_history` gives them."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -93,18 +97,23 @@ def draw_curves(history: Sequence[Mapping[str, float]]):
             axes.plot(*zip(*points, strict=True), "o-", markersize=3, linewidth=1.2, label=label)
         axes.set_ylabel(title)
         axes.grid(alpha=0.3)
-        if title.startswith("top"):
+        if "%" in title:
             axes.set_ylim(0, 100)
-        if list(curves) != ["lr"]:
+        if len(curves) > 4:  # more names than fit beside the curves
+            axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+        elif list(curves) != ["lr"]:
             axes.legend(frameon=False)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
-def _label(column: str) -> str:
-    """``val_clip_top1_err`` as ``validation clips``, ``train_verb_loss`` as ``training verb``."""
-    words = {"train": "training", "val": "validation", "clip": "clips", "ema": "averaged weights", "map": "mAP"}
-    left_out = ("loss", "top1", "err", "acc")
+def _label(column: str, columns: Sequence[str]) -> str:
+    """``val_clip_top1_err`` as ``validation clips``, ``train_verb_top1_err`` as ``training verb``."""
+    words = {"train": "training", "val": "validation", "clip": "clips", "ema": "averaged weights"}
+    left_out = ("loss", "top1", "err", "acc", "map")
     parts = [words.get(part, part) for part in column.split("_") if part not in left_out]
+    # Beside the errors of verbs and nouns the plain ones are the action's.
+    if column.endswith("_top1_err") and column.replace("top1", "verb_top1") in columns:
+        parts.append("action")
     return " ".join(parts) or column

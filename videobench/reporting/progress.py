@@ -1,6 +1,7 @@
 """A live line on a terminal; elsewhere nothing, and the log lines say the same."""
 
 import logging
+import os
 import sys
 from types import TracebackType
 
@@ -15,7 +16,7 @@ class Progress:
 
     def __init__(self, description: str, total: int, done: int = 0, *, enabled: bool = True) -> None:
         self._bar = None
-        if enabled and sys.stdout.isatty():
+        if enabled and sys.stdout.isatty() and _has_room():
             self._bar = tqdm(
                 total=total, initial=done, desc=description, file=sys.stdout, leave=False, dynamic_ncols=True
             )
@@ -52,3 +53,11 @@ class Progress:
                 tqdm.write(handler.format(record), file=sys.stdout)
 
         return emit
+
+
+def _has_room() -> bool:
+    """Whether the terminal has a size: those of containers and of ``script`` may have none, and would stay empty."""
+    try:
+        return all(os.get_terminal_size(sys.stdout.fileno()))
+    except OSError:
+        return True

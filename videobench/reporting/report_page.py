@@ -67,6 +67,7 @@ class _Sections:
         self.charts: dict[str, dict[str, Any]] = {}
         self._numbers()
         self._training()
+        self._restarts()
         for head, found in zip(run.heads, run.mistakes, strict=True):
             self._head(head, found)
         self._speed()
@@ -94,7 +95,9 @@ class _Sections:
             parts = [markup.facts(test_facts(run.results)), self._sweep(run.results)]
         numbers += _training_numbers(run.history)
         if numbers:
-            self._add("numbers", "Results", markup.number_cards(numbers), *parts)
+            parts.insert(0, markup.number_cards(numbers))
+        if parts:
+            self._add("numbers", "Results", *parts)
 
     def _sweep(self, results: Mapping[str, Any]) -> str:
         if not results["sweep"]:
@@ -134,6 +137,28 @@ class _Sections:
                 "The numbers", markup.table("history", "Numbers of every epoch", columns, rows, all_numbers=True)
             )
             self._add("training", "Training", text, f'<div class="charts">{"".join(charts)}</div>', table)
+
+    def _restarts(self) -> None:
+        rows = self.run.restarts
+        if not rows:
+            return
+        columns = list(rows[0])
+        numbers = [n for n, name in enumerate(columns) if name in ("epochs", "steps", "lost_seconds", "ranks", "batch")]
+        body = [
+            [
+                markup.cell(row[name], float(row[name] or math.nan) if n in numbers else None)
+                for n, name in enumerate(columns)
+            ]
+            for row in rows
+        ]
+        text = "<p class=soft>When the training went on, from which checkpoint, and with which ranks and batch.</p>"
+        head = [name.replace("_", " ") for name in columns]
+        self._add(
+            "restarts",
+            f"Restarts ({len(rows)})",
+            text,
+            markup.table("restarts-table", "Restarts", head, body, numbers=numbers),
+        )
 
     def _head(self, head: diagnosis.Head, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         key, of = (f"{head.name}-", f", {head.name}") if head.name else ("", "")
@@ -333,15 +358,22 @@ class _Sections:
 
 
 def _training_numbers(history: Sequence[Mapping[str, float]]) -> Iterable[tuple[str, str, str]]:
-    """The last and the best validation of single clips."""
-    for column, of in (("val_clip_top1_err", ""), ("val_clip_ema_top1_err", ", averaged weights")):
-        validated = [record for record in history if column in record]
-        if validated:
-            last, best = validated[-1], min(validated, key=itemgetter(column))
-            note = f"single clips, epoch {last['epoch']:g}"
-            if best is not last:
-                note += f"; best {100 - best[column]:.2f} % in epoch {best['epoch']:g}"
-            yield f"validation top-1{of}", f"{100 - last[column]:.2f} %", note
+    """The last and the best validation of single clips, by what chooses the best checkpoint."""
+    columns = {column for record in history for column in record}
+    metric, name, sign, offset = "top1_err", "top-1", -1, 100
+    if "val_clip_map" in columns:
+        metric, name, sign, offset = "map", "mean average precision", 1, 0
+    elif "val_clip_verb_top1_err" in columns:
+        name = "action top-1"
+    for which, of in (("", ""), ("ema_", ", averaged weights")):
+        column = f"val_clip_{which}{metric}"
+        points = [(record["epoch"], offset + sign * record[column]) for record in history if column in record]
+        if points:
+            (epoch, last), (at, best) = points[-1], max(points, key=itemgetter(1))
+            note = f"single clips, epoch {epoch:g}"
+            if best > last:
+                note += f"; best {best:.2f} % in epoch {at:g}"
+            yield f"validation {name}{of}", f"{last:.2f} %", note
     if history and "train_loss" in history[-1]:
         yield "training loss", f"{history[-1]['train_loss']:.3f}", f"epoch {history[-1]['epoch']:g}"
 

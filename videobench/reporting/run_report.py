@@ -1,6 +1,8 @@
 """What the files in OUTPUT_DIR say of a run, and the result table; report_page.py makes report.html of it."""
 
+import csv
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +14,8 @@ import numpy as np
 
 from videobench.reporting.curves import read_history
 from videobench.reporting.diagnosis import Head, mistakes, read_heads
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Run:
         heads: the predictions of the test.
         history: the epochs of history.csv.
         epochs: the lines of json_stats.log of whole training epochs, the latest of each.
+        restarts: the lines of restarts.csv, one for every time that the training went on.
     """
 
     folder: Path
@@ -33,6 +38,7 @@ class Run:
     heads: list[Head]
     history: list[dict[str, float]]
     epochs: list[dict[str, Any]]
+    restarts: list[dict[str, str]]
 
     @classmethod
     def read(cls, output_dir: str | Path, *, with_test: bool = True) -> "Run":
@@ -55,7 +61,8 @@ class Run:
             with np.load(folder / "predictions.npz") as arrays:
                 heads = read_heads(results, dict(arrays))
         config = files["config.yaml"].read_text() if files["config.yaml"].exists() else ""
-        return cls(folder, config, results, heads, read_history(folder), _epoch_lines(files["json_stats.log"]))
+        epochs, restarts = _epoch_lines(files["json_stats.log"]), _rows(folder / "restarts.csv")
+        return cls(folder, config, results, heads, read_history(folder), epochs, restarts)
 
     @cached_property
     def mistakes(self) -> list[dict[str, list[dict[str, Any]]]]:
@@ -117,8 +124,20 @@ def _metric(name: str) -> str:
 def _epoch_lines(path: Path) -> list[dict[str, Any]]:
     """The ``train_epoch`` lines of json_stats.log by epoch; a run that went on writes some epochs again."""
     found: dict[int, dict[str, Any]] = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        stats = json.loads(line.removeprefix("json_stats: "))
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
+        try:
+            stats = json.loads(line.removeprefix("json_stats: "))
+        except ValueError:  # what a full disk or a machine that went down left of a line
+            logger.warning("%s:%d is no json_stats line and is left out of the report", path, number)
+            continue
         if stats.get("_type") == "train_epoch":
             found[int(stats["epoch"].partition("/")[0])] = stats
     return [stats | {"epoch": epoch} for epoch, stats in sorted(found.items())]
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The lines of a CSV file by its header; none without the file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream, restval=""))

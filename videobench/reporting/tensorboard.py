@@ -58,7 +58,7 @@ def write_test(folder: str | Path, heads: Sequence[Head], epoch: int) -> None:
     Args:
         folder: where to.
         heads: the predictions of a test.
-        epoch: finished epochs of the network tested.
+        epoch: where they stand on TensorBoard's axis: the finished epochs of the run.
     """
     from torch.utils.tensorboard import SummaryWriter
 

@@ -1,5 +1,6 @@
 """Statistics of batch norms: recomputed over many batches (precise), or kept as they are (frozen)."""
 
+import logging
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+logger = logging.getLogger(__name__)
 
 
 def training_mode(model: nn.Module, *, frozen_statistics: bool = False) -> None:
@@ -36,8 +39,8 @@ def recompute_statistics(
     """Replace the running statistics of batch norms by those of whole batches under the present weights (precise BN).
 
     Mean and variance are those of all values of the batches taken together, in place of averages that lag behind the
-    weights (Wu and Johnson, 2021, Rethinking "Batch" in BatchNorm, section 3). The global random states are as before
-    when this returns, so that no later step depends on it.
+    weights (Wu and Johnson, 2021, Rethinking "Batch" in BatchNorm, section 3); where they are no finite numbers, the
+    running ones stay. The global random states are as before when this returns, so that no later step depends on it.
 
     Args:
         model: the bare network, in training mode (:func:`training_mode`); batch norms in eval mode stay as they are.
@@ -48,8 +51,7 @@ def recompute_statistics(
             it is left in eval mode. What the network gets does not depend on it.
 
     Returns:
-        How many batch norms of ``model`` have new statistics; 0 when none is in training mode, and nothing is drawn
-        then.
+        How many batch norms of ``model`` are in training mode; nothing is drawn where there are none.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # about functions of fvcore.nn that are not used here
@@ -61,16 +63,27 @@ def recompute_statistics(
     both = _Both(model, average)
     norms = [norm for norm in _batch_norms(both) if norm.training and norm.track_running_stats]
     buffers = [(norm, norm.running_mean, norm.running_var) for norm in norms]
+    before = [(mean.clone(), var.clone(), norm.num_batches_tracked.clone()) for norm, mean, var in buffers]
     with torch.random.fork_rng(devices={mean.device.index for _, mean, _ in buffers if mean.is_cuda}):
         update_bn_stats(both, inputs, num_batches)
-    for norm, mean, var in buffers:
+    kept = 0
+    for (norm, mean, var), (mean_before, var_before, count) in zip(buffers, before, strict=True):
         own_mean = norm.running_mean.double()
         all_mean = mean_over_ranks(own_mean)
         all_square = mean_over_ranks(norm.running_var.double() + own_mean.square())
         # In place: what synchronises or averages the buffers holds on to these tensors.
         norm.running_mean, norm.running_var = mean, var
-        mean.copy_(all_mean)
-        var.copy_(all_square - all_mean.square())
+        finite = bool((all_mean + all_square).isfinite().all())
+        mean.copy_(all_mean if finite else mean_before)
+        var.copy_(all_square - all_mean.square() if finite else var_before)
+        kept += not finite
+        norm.num_batches_tracked.copy_(count)  # counts steps of the training, which these batches are none of
+    if kept:
+        logger.warning(
+            "%d of %d batch norms keep their statistics: those of the batches (BN.USE_PRECISE_STATS) are no finite "
+            "numbers",
+            *(kept, len(norms)),
+        )
     if average is not None:
         average.eval()
     return len(own)

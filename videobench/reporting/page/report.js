@@ -36,10 +36,16 @@
     curves({ panel, unit, low, high }) {
       return {
         ...frame(),
-        xAxis: axis("value", "epoch", { minInterval: 1, min: "dataMin", max: "dataMax", splitLine: { show: false } }),
+        xAxis: axis("value", "epoch", {
+          minInterval: 1, splitLine: { show: false },
+          // The only epoch stands in the middle.
+          min: ({ min, max }) => (min < max ? min : min - 1), max: ({ min, max }) => (min < max ? max : max + 1),
+        }),
         yAxis: axis("value", unit, { scale: true, min: low, max: high }),
-        series: Object.entries(panel).map(([name, points]) => ({
+        // More curves than colours are told apart by their dashes.
+        series: Object.entries(panel).map(([name, points], n) => ({
           name, type: "line", data: points, symbolSize: 5, showSymbol: points.length < 60,
+          lineStyle: { type: ["solid", "dashed", "dotted"][Math.floor(n / 4) % 3] },
         })),
       };
     },
