@@ -232,6 +232,14 @@ def test_exempt_from_decay_are_parameters_of_the_body(label):
     assert model.no_weight_decay() <= {name for name, _ in model.named_parameters() if not model.is_head(name)}
 
 
+@pytest.mark.parametrize("label", ["uniformer", "uniformer_light", "morphmlp", "motionformer", "mvit_video"])
+def test_impossible_rates_of_stochastic_depth(label):
+    name = {"morphmlp": "drop_path_rate", "mvit_video": "drop_path_rate"}.get(label, "drop_path")
+    for rate in (-0.1, 1.5, float("nan")):
+        with pytest.raises(videobench.ConfigError, match="stochastic depth lies between 0 and 1"):
+            build(label, **{name: rate})
+
+
 @pytest.mark.parametrize("label", TABLE)
 def test_clips_between_cleaned_buffers_do_not_meet(label):
     model = build(label).eval()

@@ -15,6 +15,7 @@ from videobench.models import movinet
 from videobench.models.flops import giga_macs
 from videobench.models.movinet import MoViNet
 from videobench.models.movinet_convolution import Convolution
+from videobench.models.movinet_frames import FrameStep
 from videobench.models.movinet_layers import ShortcutPool, State
 from videobench.models.movinet_variants import VARIANTS, Stage, Variant
 
@@ -298,6 +299,33 @@ def test_single_frames_heed_changed_weights_and_hooks():
     model.float()
     frame, state = frame.float(), model.stream_state(1)
     assert step().dtype == torch.float32
+
+
+def test_single_frames_heed_exchanged_tensors_and_the_hooks_of_every_layer():
+    model, other = tiny(**PUBLISHED_STREAM), tiny(**PUBLISHED_STREAM, seed=1)
+    frame, seen = random_clip(1, 3, 1, 32, 32), []
+    with torch.no_grad():
+        state = model.stream_state(1)
+        model.stream(frame, state)
+        model.load_state_dict(other.state_dict(), assign=True)
+        wanted = other.stream(frame, other.stream_state(1))[0]
+        torch.testing.assert_close(model.stream(frame, state)[0], wanted, rtol=0, atol=1e-12)
+        model.cgap.register_forward_hook(lambda _module, _args, out: seen.append(out.shape))
+        model.stream(frame, state)
+        assert seen == [(1, 16, 1, 1, 1)]
+        with torch.inference_mode():
+            other.reset_head(7)  # its tensors count no changes
+        assert other.stream(frame, other.stream_state(1))[0].shape == (1, 7)
+
+
+def test_a_stream_may_begin_while_another_takes_a_frame(monkeypatch):
+    """In another thread; here it begins at the moment when the prepared weights have been looked up."""
+    model = tiny(**PUBLISHED_STREAM)
+    clip = random_clip(1, 3, 3, 32, 32)
+    look_up = FrameStep.is_current
+    monkeypatch.setattr(FrameStep, "is_current", lambda step, m: look_up(step, m) and bool(model.stream_state(1)))
+    with torch.no_grad():
+        torch.testing.assert_close(feed(model, clip, [1] * 3)[-1], feed(model, clip, [3])[-1], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -105,8 +105,8 @@ def test_other_precision_is_converted():
 
 def test_what_is_no_tensor_among_the_weights_is_listed():
     model = tiny("uniformer")
-    report = load_weights(model, model.state_dict() | {"epoch": 3, "extra.weight": torch.zeros(2)})
-    assert report.unexpected == ["extra.weight", "epoch (int)"]
+    report = load_weights(model, model.state_dict() | {"epoch": 3, "extra.weight": torch.zeros(2), 7: torch.zeros(2)})
+    assert report.unexpected == ["extra.weight", "7", "epoch (int)"]
 
 
 @pytest.mark.parametrize("content", [{}, {"model_state": {}}, {"epoch": 3, "cfg": "text"}])
@@ -287,6 +287,13 @@ def test_fine_tuned_movinet_head_has_another_name():
     assert same(model.state_dict(), state)
 
 
+@pytest.mark.parametrize(("name", "other"), [("movinet_base", "movinet_stream"), ("movinet_stream", "movinet_base")])
+def test_movinets_of_the_other_convolutions_are_refused(name, other):
+    """Half of their tensors are norms, which fit."""
+    with pytest.raises(WeightsError, match=f"published for {other.partition('_')[2]} networks"):
+        load_weights(tiny(name), tiny(other).state_dict())
+
+
 def test_report_is_a_readable_table():
     report = LoadReport("file.pyth", "model_state", loaded=list("abcdef"), inflated=list("ab"), missing=list("vwxyz"))
     report.replaced["head.weight"] = "file [400, 8], network [3, 8]"
@@ -458,6 +465,30 @@ def test_motionformer_for_more_frames():
     first, last = state["temp_embed"][0]
     wanted = torch.stack([first, 0.75 * first + 0.25 * last, 0.25 * first + 0.75 * last, last])
     torch.testing.assert_close(model.temp_embed[0], wanted)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing", "mismatched"),
+    [
+        ({"class_token": False, "global_pool": "avg"}, "cls_token", ["pos_embed"]),
+        ({"img_size": (224, 160)}, "temp_embed", ["pos_embed"]),
+        ({"pre_norm": True}, "patch_embed_3d.proj.bias", []),
+    ],
+    ids=["no class token", "not square", "no bias"],
+)
+def test_what_an_image_network_lacks_is_reported(arguments, missing, mismatched):
+    model = tiny("motionformer")
+    positions = model.pos_embed.detach().clone()
+    report = load_weights(model, image_vit(**arguments).state_dict())
+    assert missing in report.missing
+    assert list(report.mismatched) == mismatched
+    assert torch.equal(model.pos_embed, positions) == bool(mismatched)
+
+
+def test_a_time_table_of_another_form_is_reported():
+    state = tiny("motionformer").state_dict()
+    report = load_weights(tiny("motionformer"), state | {"temp_embed": torch.zeros(3, 4)})
+    assert report.mismatched == {"temp_embed": "file [3, 4], network [1, 2, 16]"}
 
 
 def test_an_image_network_of_another_width_is_named():

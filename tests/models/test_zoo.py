@@ -207,6 +207,12 @@ def test_unknown_names_are_refused_with_the_nearest(name, near):
         videobench.create_model(name)
 
 
+@pytest.mark.parametrize("classes", [0, -3, {"verb": 2, "noun": 0}])
+def test_less_than_one_class_is_refused(classes):
+    with pytest.raises(ValueError, match=r"1 or more.*forward_features"):
+        tiny("motionformer", num_classes=classes)
+
+
 def test_unknown_arguments_are_refused():
     with pytest.raises(TypeError, match="no_such_argument"):
         videobench.create_model("uniformer_s8x8_k400", no_such_argument=1)

@@ -2,11 +2,14 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+from videobench.config import CfgNode
 
 
 class VideoModel(nn.Module):
@@ -99,6 +102,8 @@ class DropPath(nn.Module):
 
     def __init__(self, rate: float = 0.0) -> None:
         super().__init__()
+        if not 0 <= rate <= 1:
+            raise ValueError(f"the rate of stochastic depth lies between 0 and 1, got {rate}")
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,14 +134,14 @@ def checkpointed_blocks(counts: int | Sequence[int], depths: Sequence[int]) -> l
     return [depth if count == -1 else min(count, depth) for count, depth in zip(per_stage, depths, strict=True)]
 
 
-def checkpoint_counts(cfg) -> int | list[int]:
+def checkpoint_counts(cfg: CfgNode) -> int | list[int]:
     """The ``checkpoint_blocks`` argument that the MODEL section asks for."""
     if cfg.MODEL.ACT_CHECKPOINT:
         return -1
     return cfg.MODEL.CHECKPOINT_NUM if cfg.MODEL.USE_CHECKPOINT else 0
 
 
-def run_block(block: nn.Module, *inputs, recompute: bool):
+def run_block(block: nn.Module, *inputs: Any, recompute: bool) -> Any:
     """Run a block, either storing its activations or recomputing them in the backward pass (non-reentrant)."""
     if not (recompute and torch.is_grad_enabled()):
         return block(*inputs)

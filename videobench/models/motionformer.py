@@ -297,7 +297,7 @@ class Motionformer(VideoModel):
         if "patch_embed.proj.weight" in state and "patch_embed_3d.proj.weight" not in state:
             return state | inflate_image_weights(state, self)
         table = state.get("temp_embed")
-        if self.joint_positions or table is None or table.shape == self.temp_embed.shape:
+        if self.joint_positions or table is None or table.dim() != 3 or table.shape == self.temp_embed.shape:
             return state
         # The published loader leaves the table at zero instead.
         return state | {"temp_embed": interpolate(table.mT, size=self.temporal_resolution, mode="linear").mT}

@@ -23,8 +23,9 @@ def inflate_image_weights(state: dict[str, Tensor], model: VideoModel) -> dict[s
 
     The 2D patch kernel becomes the middle frame (number ``tube // 2``) of a 3D kernel that is zero elsewhere, so that a
     tube starts as that frame's patch. ``st_embed`` is the position table repeated over time. A table of another grid
-    is resized. What an image network has no weights for stays as it is in ``model``: ``proj_q``, ``proj_kv``,
-    ``timeattn``, ``norm3``, ``temp_embed``, ``pre_logits``, and classifiers of another size.
+    is resized; one that is no square behind one class token is left out. What an image network has no weights for
+    stays as it is in ``model``: ``proj_q``, ``proj_kv``, ``timeattn``, ``norm3``, ``temp_embed``, ``pre_logits``, and
+    classifiers of another size.
 
     Args:
         state: state dict in timm's names (``vit_base_patch16_224``, ``vit_large_patch16_224``).
@@ -44,13 +45,15 @@ def inflate_image_weights(state: dict[str, Tensor], model: VideoModel) -> dict[s
         )
     side = isqrt(wanted["pos_embed"].shape[1] - 1)
     class_token, grid = positions.split([1, positions.shape[1] - 1], dim=1)
-    grid = resize_grid(grid, side, side)
+    if grid.shape[1] == isqrt(grid.shape[1]) ** 2:
+        grid = resize_grid(grid, side, side)
     tube = kernel.new_zeros(wanted["patch_embed_3d.proj.weight"].shape)
     tube[:, :, model.tube // 2] = kernel
     inflated = state | {
         "pos_embed": torch.cat((class_token, grid), dim=1),
         "st_embed": torch.cat((class_token, grid.repeat(1, model.temporal_resolution, 1)), dim=1),
         "patch_embed_3d.proj.weight": tube,
-        "patch_embed_3d.proj.bias": state["patch_embed.proj.bias"].clone(),
     }
+    if (bias := state.get("patch_embed.proj.bias")) is not None:
+        inflated["patch_embed_3d.proj.bias"] = bias.clone()
     return {name: value for name, value in inflated.items() if name in wanted and value.shape == wanted[name].shape}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from videobench.config import CfgNode
 from videobench.models.layers import (
     VideoModel,
     check_clip,
@@ -192,9 +193,10 @@ class MoViNet(VideoModel):
         """The short way through the network, if it may be taken for these frames."""
         if not FrameStep.serves(self, frames, state):
             return None
-        if self._frame_step is None or not self._frame_step.is_current(self):
-            self._frame_step = FrameStep(self)
-        return None if self._frame_step.is_observed() else self._frame_step
+        step = self._frame_step  # read once: a stream that begins in another thread forgets it
+        if step is None or not step.is_current(self):
+            step = self._frame_step = FrameStep(self)
+        return None if step.is_observed() else step
 
     def stream_state(
         self,
@@ -283,7 +285,17 @@ class MoViNet(VideoModel):
         return name.startswith("classifier.3.")
 
     def adapt_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The last layer renamed where fine-tuning put a plain convolution in its place, as the published code does."""
+        """The last layer renamed where fine-tuning put a plain convolution in its place, as the published code does.
+
+        Raises:
+            ValueError: for weights of the other type of convolutions: norms would fit, but no filter.
+        """
+        mine, others = ("2plus1d", "3d") if self.style.two_plus_one else ("3d", "2plus1d")
+        if any(f".conv{others[0]}d." in name for name in state):
+            raise ValueError(
+                f"these are weights of a MoViNet with MOVINET.CONV_TYPE {others}, as published for "
+                f"{'base' if others == '3d' else 'stream'} networks; the network has {mine}"
+            )
         own = {f"classifier.3.{name.rsplit('.', 1)[1]}": name for name in self.state_dict() if self.is_head(name)}
         return {own.get(name, name): tensor for name, tensor in state.items()}
 
@@ -322,7 +334,7 @@ class MoViNet(VideoModel):
         return {**self.__dict__, "_activations": None, "_frame_step": None}
 
 
-def movinet_arguments(cfg) -> dict[str, Any]:
+def movinet_arguments(cfg: CfgNode) -> dict[str, Any]:
     """Constructor arguments of a configuration."""
     return {
         "variant": cfg.MOVINET.VARIANT,

@@ -46,7 +46,7 @@ class FrameStep:
 
     @torch.no_grad()
     def __init__(self, network: nn.Module) -> None:
-        layers = [network.conv1, network.blocks, network.conv7, network.classifier]
+        layers = [network.conv1, network.blocks, network.conv7, network.cgap, network.classifier]
         # Whatever replaces the weights of a network counts here too; to ask hundreds of them takes 5 % of the time.
         self._watched = [*network.conv1.parameters(), *network.classifier.parameters()]
         self._modules = [module for layer in layers for module in layer.modules()]
@@ -70,7 +70,8 @@ class FrameStep:
             and [type(layer) for layer in network.classifier.children()] == CLASSIFIER
             and not (network.training or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
             and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-            and not network.conv7.conv_1.conv.weight.is_inference()  # which count no changes
+            # Inference tensors count no changes; a head may have been replaced alone.
+            and not any(layer.conv_1.conv.weight.is_inference() for layer in (network.conv7, network.classifier[3]))
         )
 
     def _count_changes(self) -> int:
@@ -78,7 +79,11 @@ class FrameStep:
 
     def is_current(self, network: nn.Module) -> bool:
         """Whether the weights and the classifier of ``network`` are still those that were folded."""
-        return self._count_changes() == self._version and list(network.classifier.children()) == self.classifier
+        return (
+            network.conv1.conv_1.conv.weight is self._watched[0]  # load_state_dict(assign=True) brings other tensors
+            and self._count_changes() == self._version
+            and list(network.classifier.children()) == self.classifier
+        )
 
     def is_observed(self) -> bool:
         """Whether hooks wait for a layer to be called, which does not happen here."""

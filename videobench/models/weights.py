@@ -300,7 +300,7 @@ def _find_state(content: dict[str, Any], origin: str, average: bool) -> tuple[St
     state: State = {}
     for name, value in entries.items():
         if isinstance(value, Tensor):
-            short = _without_prefixes(name)
+            short = _without_prefixes(str(name))
             if short in state:
                 raise WeightsError(f"{origin}: two tensors are called {short}, one of them with a prefix")
             state[short] = value

@@ -52,13 +52,15 @@ def create_model(name: str, num_classes: int | dict[str, int] | None = None, **o
 
     Args:
         name: an id of :func:`list_models`.
-        num_classes: classifier outputs in place of the row's own.
+        num_classes: classifier outputs in place of the row's own; several named ones for Motionformer alone.
         overrides: constructor arguments in place of what the row says.
 
     Raises:
-        ValueError: when no row has this id; the message names the nearest ones.
+        ValueError: when no row has this id (the message names the nearest ones), or for less than one class.
     """
     if num_classes is not None:
+        if min(num_classes.values() if isinstance(num_classes, dict) else [num_classes]) < 1:
+            raise ValueError(f"num_classes is 1 or more, got {num_classes}; forward_features gives features without it")
         overrides["num_classes"] = num_classes
     return build_model(zoo_config(name), **overrides)
 
