@@ -15,7 +15,7 @@ def main() -> None:
     from videobench.models.zoo import list_models
     from videobench.models.zoo_page import model_zoo_page
 
-    infos = {name: model_info(name) for name in tqdm(list_models(), desc="networks")}
+    infos = {name: model_info(name) for name in tqdm(list_models(), desc="networks", disable=None)}
     Path(output).write_text(model_zoo_page(infos), encoding="utf-8")
 
 

@@ -2,14 +2,15 @@
 
 import argparse
 import logging
+import os
 import sys
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Print the classes that a trained network sees in videos, or in pictures.",
-        epilog="Exit status: 0 done; 1 some files could not be read (they are named at the end); 2 the weights or the "
-        "input are wrong.",
+        epilog="Exit status: 0 done; 1 some files could not be read (they are named at the end); 2 the weights, the "
+        "input or the files to write are wrong; 130 interrupted.",
     )
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="files, folders, patterns, or - for standard input")
     parser.add_argument("--weights", required=True, help="folder of a run, a checkpoint, or published weights")
@@ -17,7 +18,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--views", metavar="4x1", help="clips x crops per video (default: those of the network's test)")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes per video (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
-    parser.add_argument("--batch", type=int, default=8, help="views at a time (default: %(default)s)")
+    parser.add_argument("--batch", type=int, help="views at a time (default: 8 on a GPU, 1 on a CPU)")
     parser.add_argument("--workers", type=int, default=2, help="processes that decode ahead (default: %(default)s)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", dest="form", action="store_const", const="json", help="an object per line and video")
@@ -27,7 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--heatmap", metavar="OUT.mp4", help="write its clips with the places that the score depends on"
     )
     args = parser.parse_args(argv)
-    if args.top < 1 or args.batch < 1 or args.workers < 0:
+    if args.top < 1 or (args.batch is not None and args.batch < 1) or args.workers < 0:
         parser.error("--top and --batch are 1 or more, --workers 0 or more")
     return args
 
@@ -46,9 +47,14 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return WRONG_INPUT
-    return predict_files(
-        args.videos, predictor, form=args.form or "table", top=args.top, show=args.show, heatmap=args.heatmap
-    )
+    options = {"form": args.form or "table", "top": args.top, "show": args.show, "heatmap": args.heatmap}
+    try:
+        return predict_files(args.videos, predictor, **options)
+    except BrokenPipeError:  # whoever reads has enough, as `head` does; nothing is left to be flushed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

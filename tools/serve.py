@@ -19,7 +19,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on, 0 for a free one (default: 8000)")
     several = "(default: %(default)s)"
-    parser.add_argument("--batch", type=int, default=8, help=f"views at a time, of any requests {several}")
+    parser.add_argument("--batch", type=int, help="views at a time, of any requests (default: 8 on a GPU, 1 on a CPU)")
     parser.add_argument("--wait", type=float, default=20, metavar="MS", help=f"wait for a fuller batch {several}")
     parser.add_argument("--decoders", type=int, default=2, help=f"processes that decode {several}")
     parser.add_argument("--queue", type=int, default=64, help=f"requests at a time; others get 503 {several}")
@@ -31,9 +31,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=60, metavar="S", help=f"from upload to answer {several}")
     args = parser.parse_args(argv)
     positive = ("batch", "decoders", "queue", "max_size", "max_duration", "decode_memory")
-    if wrong := [
-        name for name in (*positive, "upload_timeout", "decode_timeout", "timeout") if getattr(args, name) <= 0
-    ]:
+    positive += ("upload_timeout", "decode_timeout", "timeout")
+    if wrong := [name for name in positive if getattr(args, name) is not None and getattr(args, name) <= 0]:
         parser.error(", ".join(f"--{name.replace('_', '-')}" for name in wrong) + ": more than 0, please")
     return args
 

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import signal
 import sys
 
@@ -12,7 +13,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "picture once and keeps its state; other networks take a sliding window. Live sources lose pictures that come "
         "too late, and are opened again when they break off or stall.",
         epilog="Exit status: 0 the source ended or was stopped (Ctrl-C, SIGTERM); 1 it broke or was given up; 2 the "
-        "weights are wrong.",
+        "weights or the file to write are wrong.",
     )
     parser.add_argument(
         "source",
@@ -34,7 +35,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--retries", type=int, help="attempts in a row to open a live source again (default: no limit)")
     parser.add_argument("--patience", type=float, default=10, metavar="S", help="a stall is this long (default: 10)")
     parser.add_argument("--show", metavar="OUT.mp4", help="write the stream with its running classes over it")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.top < 1 or (args.hop is not None and args.hop < 1):
+        parser.error("--top and --hop are 1 or more")
+    if args.patience <= 0 or (args.restart or 0) < 0 or (args.retries or 0) < 0:
+        parser.error("--patience is more than 0, --restart and --retries are 0 or more")
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,12 +48,15 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # services are stopped so; also finish the video then
 
-    from videobench.datasets.containers import VideoError
+    from videobench.datasets.containers import VideoError, cause_of
     from videobench.inference.network import load_network
+    from videobench.inference.overlay import check_target
     from videobench.inference.sources import PictureSource
     from videobench.inference.streaming import RunningClasses, follow
 
     try:
+        if args.show:
+            check_target(args.show, [args.source])
         classes = RunningClasses(load_network(args.weights, args.model, device=args.device), args.hop)
     except ValueError as error:
         print(error, file=sys.stderr)
@@ -58,6 +67,11 @@ def main(argv: list[str] | None = None) -> int:
     except VideoError as error:
         print(error, file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever reads has enough, as `head` does; nothing is left to be flushed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"{args.show}: cannot be written: {cause_of(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         source.close()
     return 0

@@ -1,16 +1,10 @@
-"""Tiny networks in the files that people have."""
+"""Trained networks in the files that people have."""
 
 from pathlib import Path
 
 import pytest
 import yaml
-from tiny_checkpoints import checkpoint, tiny_config
-
-
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory) -> Path:
-    """A checkpoint of a tiny UniFormer that says everything about itself."""
-    return checkpoint(tmp_path_factory.mktemp("weights") / "tiny.pyth", tiny_config())
+from tiny_checkpoints import tiny_config
 
 
 @pytest.fixture(scope="session")

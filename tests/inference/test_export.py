@@ -130,8 +130,11 @@ def test_an_export_that_computes_something_else_is_refused(tmp_path, monkeypatch
         return traced
 
     monkeypatch.setattr(torch.jit, "trace", wrong)
+    (tmp_path / "a.pt").write_bytes(b"a good one")
     with pytest.raises(ExportError, match="computes something else"):
         export(network("uniformer"), tmp_path / "a.pt", "torchscript")
+    # It must not be taken for an export.
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"a good one"]
 
 
 def test_the_command(weights, tmp_path, capsys):
@@ -142,6 +145,11 @@ def test_the_command(weights, tmp_path, capsys):
     assert module.main(command) == 0
     assert "deviation from the network on random clips" in capsys.readouterr().out
     assert module.main([*command, "--stream"]) == 1
+    before = weights.read_bytes()
+    for place, message in ((weights, "are the weights"), (tmp_path, "is a folder"), (weights / "a.pt", "cannot be")):
+        assert module.main([*command[:-1], str(place)]) == 1
+        assert message in capsys.readouterr().err
+    assert weights.read_bytes() == before
     assert module.main(["--weights", str(tmp_path / "none.pyth"), *command[2:]]) == 2
     for wrong in (["--int8", "dynamic"], ["--calibrate", "list.csv"], ["--clips", "0"]):
         with pytest.raises(SystemExit):

@@ -4,6 +4,8 @@ import csv
 import importlib.util
 import io
 import json
+import os
+import resource
 import sys
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from videobench.datasets.decoding import decode, probe
 from videobench.datasets.demo import CLASSES
 from videobench.engine.run import run
 from videobench.engine.training_state import TrainingState
-from videobench.inference.overlay import heat
+from videobench.inference.overlay import VideoWriter, heat
 from videobench.models import WeightsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,6 +86,23 @@ def test_paths_bytes_tensors_and_arrays_give_the_same(predictor, video):
     expected = predictor.predict(video).scores[""]
     for source in (str(video), video.read_bytes(), frames, frames.numpy()):
         np.testing.assert_array_equal(predictor.predict(source).scores[""], expected)
+
+
+@pytest.mark.parametrize(
+    ("device", "batch"),
+    [
+        ("cpu", 1),
+        pytest.param("cuda", 8, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")),
+    ],
+)
+def test_views_share_batches_on_gpus_and_not_on_cpus(tmp_path, video, device, batch):
+    # Whatever the network was tested with.
+    weights = checkpoint(tmp_path / "a.pyth", tiny_config(TEST__BATCH_SIZE=64))
+    for asked, sizes in ((None, [batch] * (8 // batch)), (4, [4, 4])):
+        predictor, seen = videobench.Predictor(weights, views="8x1", device=device, batch_size=asked), []
+        predictor.network.model.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(len(inputs[0])))
+        predictor.predict(video)
+        assert seen == sizes
 
 
 def test_names_come_best_first(predictor, video):
@@ -151,6 +170,9 @@ def test_errors_say_what_to_do(predictor, weights, tmp_path):
         videobench.Predictor(bare, model="uniformer_s16x4_k40")
     with pytest.raises(WeightsError):
         videobench.Predictor(bare, model="movinet_a0_base_k600")
+    for device in ("cuda:77", "meta", "any"):
+        with pytest.raises(ValueError, match=f"the device {device} cannot be used"):
+            videobench.Predictor(weights, device=device)
     for views in ("4", "0x1", "4x2"):
         with pytest.raises(ValueError, match="CLIPSxCROPS"):
             videobench.Predictor(weights, views=views)
@@ -227,6 +249,9 @@ def test_pictures_for_networks_of_pictures(tmp_path):
     found = predictor.predict(tmp_path / "a.png").scores[""]
     np.testing.assert_array_equal(found, predictor.predict((tmp_path / "a.png").read_bytes()).scores[""])
     np.testing.assert_array_equal(found, predictor.predict(pictures(1)).scores[""])
+    command = [str(tmp_path / "a.png"), "--weights", str(tmp_path / "a.pyth"), "--show", str(tmp_path / "show.mp4")]
+    assert tool("predict")(command) == 0
+    assert probe(tmp_path / "show.mp4").frames == 1
 
 
 @pytest.mark.parametrize("form", ["table", "json", "csv"])
@@ -269,6 +294,70 @@ def test_standard_input(weights, predictor, video, monkeypatch, capsys):
     assert tool("predict")(["-", "--weights", str(weights), "--json", "--device", "cpu"]) == 0
     line = json.loads(capsys.readouterr().out)
     assert line["classes"][0]["class"] == predictor.predict(video).top(1)[0][0]
+    assert tool("predict")(["-", str(video), "--weights", str(weights), "--device", "cpu"]) == 2
+    assert "- (standard input) stands alone" in capsys.readouterr().err
+
+
+def test_readers_who_have_enough_and_ctrl_c_are_no_errors(weights, video, monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [str(video), "--weights", str(weights), "--device", "cpu", "--json"]
+    with os.fdopen(writing, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert tool("predict")(command) == 0
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("videobench.inference.command.predict_files", interrupted)
+    assert tool("predict")(command) == 130
+
+
+def test_videos_are_written_over_nothing_that_is_read(weights, video, tmp_path, capsys):
+    mine, content = tmp_path / "mine.mp4", video.read_bytes()
+    mine.write_bytes(content)
+    (tmp_path / "link.mp4").symlink_to(mine)
+    command = [str(mine), "--weights", str(weights), "--device", "cpu"]
+    both = ["--heatmap", str(tmp_path / "new.mp4"), "--show", str(tmp_path / "new.mp4")]
+    for options, message in (
+        (["--show", str(tmp_path / "link.mp4")], "is read or written already"),
+        (["--heatmap", str(mine)], "is read or written already"),
+        (both, "is read or written already"),
+        (["--show", str(tmp_path)], "is a folder"),
+        (["--show", str(mine / "below.mp4")], "cannot be written"),
+    ):
+        assert tool("predict")([*command, *options]) == 2
+        out, err = capsys.readouterr()
+        assert not out  # nothing is computed before that
+        assert message in err
+    assert mine.read_bytes() == content
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.mp4", "mine.mp4"]
+
+
+def test_a_full_disk_is_an_error_and_no_crash(weights, video, tmp_path, capsys):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            VideoWriter(tmp_path / "a.mp4", 30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(VideoWriter, "write", full)
+        command = [str(video), "--weights", str(weights), "--device", "cpu", "--show", str(tmp_path / "b.mp4")]
+        assert tool("predict")(command) == 2
+    assert "cannot be written: No space left on device" in capsys.readouterr().err
+
+
+def test_narrow_videos_are_shown(weights, tmp_path):
+    path = write_clip(tmp_path / "a.mkv", 4, size=(9, 900), codec="ffv1", pix_fmt="yuv444p")
+    command = [str(path), "--weights", str(weights), "--device", "cpu", "--show", str(tmp_path / "show.mp4")]
+    assert tool("predict")(command) == 0
+    assert probe(tmp_path / "show.mp4").height == 4096
 
 
 def test_show_and_heatmap_are_videos(weights, video, tmp_path, capsys):

@@ -5,6 +5,7 @@ import http.server
 import importlib.util
 import io
 import itertools
+import os
 import re
 import sys
 import threading
@@ -323,6 +324,26 @@ def test_the_command_reads_files_and_pipes(weights, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes())))
     assert module.main(["-", "--weights", str(weights), "--device", "cpu"]) == 0
     assert "predictions/s" in capsys.readouterr().out
+
+
+def test_mistakes_are_said_before_anything_is_written(weights, tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("stream", ROOT / "tools/stream.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    path = write_clip(tmp_path / "a.mp4", 20)
+    before, command = path.read_bytes(), [str(path), "--weights", str(weights), "--device", "cpu"]
+    for place, message in ((path, "is read or written already"), (tmp_path, "is a folder")):
+        assert module.main([*command, "--show", str(place)]) == 2
+        assert message in capsys.readouterr().err
+    assert path.read_bytes() == before
+    for wrong in (("--top", "0"), ("--hop", "0"), ("--patience", "0"), ("--retries", "-1"), ("--restart", "-1")):
+        with pytest.raises(SystemExit, match="2"):
+            module.main([*command, *wrong])
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert module.main(command) == 0  # as after `| head -1`
 
 
 def test_pictures_are_spaced_as_the_network_was_trained(window):

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import stat
+import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +16,12 @@ from hostile_reader import HostileReader
 from running_server import PATIENCE, Address, reply_of, running, until
 from video_fixtures import X264, cut, pictures, write_clip
 
+import videobench
 from videobench.inference.predictor import Prediction
 from videobench.serving.batching import Batcher
 from videobench.serving.decoders import ViewReader
 from videobench.serving.limits import Limits
+from videobench.serving.private_folder import private_folder
 from videobench.serving.service import Service
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,6 +134,33 @@ def test_forms_without_exactly_one_video(server, videos):
         assert re.search(message, reply.json["message"])
 
 
+def test_forms_of_anything_but_a_video(server, videos):
+    video = videos[0].read_bytes()
+    for fields in ([("other", bytes(70_000)), ("file", video)], [("", b"")] * 2000):
+        reply = server.send_form(*fields)
+        assert reply.outcome == (413, "too_large")
+        assert reply.json["message"] == "the form has more than 64 KiB besides its file"
+    assert server.send_form(("other", bytes(60_000)), ("file", video)).status == 200
+
+
+def test_folders_of_killed_servers_are_removed(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, other = tmp_path / "videobench-serve-left", tmp_path / "videobench-new-other"
+    for folder in (left, other):
+        folder.mkdir()
+        (folder / "upload").write_bytes(b"a video")
+    (tmp_path / "videobench-serve-link").symlink_to(other)
+    with private_folder() as first:
+        assert not left.exists()
+        assert f"{left} was left by a server that was killed" in caplog.text
+        # Not those of living servers.
+        with private_folder() as second:
+            assert Path(first).is_dir()
+            assert Path(second).is_dir()
+    assert {path.name for path in tmp_path.iterdir()} == {"videobench-new-other", "videobench-serve-link"}
+    assert (other / "upload").exists()
+
+
 def test_files_are_private_and_do_not_stay(predictor, videos):
     made = service(predictor, decoders=1)
     with running(made) as server:
@@ -233,6 +264,36 @@ def test_one_pass_through_the_network_serves_several_videos(predictor, videos, e
     # Two views each and eight in a batch; the cancelled one was in the first.
     assert (batches, sizes) == ([3, 1], [6, 2])
     assert all(close(one, other) for one, other in zip(found, expected[:1] + expected[2:], strict=True))
+
+
+def test_a_batch_of_one_waits_for_nothing(weights, videos, expected):
+    batches, sizes = [], []
+    alone = videobench.Predictor(weights, device="cpu")
+    alone.network.model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    batcher = Batcher(alone, 10 * PATIENCE, lambda: 1, batches.append)
+    with batcher:
+        waiting = [batcher.submit(alone.views(video)) for video in videos]
+        found = [future.result(PATIENCE).listed() for future in waiting]
+    assert (batches, sizes) == ([1] * 5, [1] * 10)
+    assert all(close(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_decoders_stay_ahead_of_the_network(weights, videos, expected, monkeypatch):
+    made = Service(videobench.Predictor(weights, device="cpu"), LIMITS, decoders=2)
+    network, go, decoded, submit = made.predictor.network.model, threading.Event(), [], Batcher.submit
+    monkeypatch.setattr(Batcher, "submit", lambda batcher, views: decoded.append(views) or submit(batcher, views))
+
+    def hold(*_: object) -> None:
+        go.wait(PATIENCE)
+
+    with running(made) as server, ThreadPoolExecutor(10) as threads:
+        network.register_forward_pre_hook(hold)
+        waiting = [threads.submit(server.send, video.read_bytes()) for video in videos * 2]
+        # One in the network, and two of every decoder; the others wait as files.
+        until(lambda: len(decoded) == 5 and server.requests() == 10, "decoding ahead")
+        go.set()
+        for reply, classes in zip(waiting, expected * 2, strict=True):
+            assert close(reply.result().json["classes"], classes)
 
 
 def test_a_batch_waits_for_videos_that_are_being_decoded(predictor, videos):

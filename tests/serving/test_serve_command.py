@@ -20,6 +20,7 @@ from running_server import PATIENCE, Address, reply_of, until
 from starlette.applications import Starlette
 from video_fixtures import X264, write_clip
 
+import videobench
 from videobench.serving import command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +34,12 @@ def main(argv: list) -> int:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.main([str(word) for word in argv])
+
+
+@pytest.fixture(scope="module")
+def predictor(weights) -> videobench.Predictor:
+    """As the command makes it on a machine without GPUs."""
+    return videobench.Predictor(weights, device="cpu")
 
 
 @pytest.fixture(scope="module")

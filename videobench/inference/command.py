@@ -9,10 +9,10 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from videobench.datasets.containers import VideoError
+from videobench.datasets.containers import VideoError, cause_of
 from videobench.datasets.preparation.files import printable
-from videobench.inference.given import GivenVideos, find_files
-from videobench.inference.overlay import write_heatmap, write_labelled
+from videobench.inference.given import GivenVideos, Source, find_files
+from videobench.inference.overlay import check_target, write_heatmap, write_labelled
 from videobench.inference.predictor import Prediction, Predictor
 
 #: Exit statuses.
@@ -33,7 +33,7 @@ def predict_files(
     """Print what files show; those that cannot be read are named at the end.
 
     Args:
-        names: files, folders, shell patterns, or ``-`` for a file on standard input.
+        names: files, folders, shell patterns, or ``-`` alone for a file on standard input.
         predictor: what predicts.
         form: table, json (one object per line and video) or csv.
         top: classes per video.
@@ -42,16 +42,14 @@ def predict_files(
         out: where to print; standard output unless given.
 
     Returns:
-        0 when all were read, 1 when some were not, 2 when nothing was named that could be.
+        0 when all were read, 1 when some were not, 2 when nothing was named that could be, or videos cannot be written.
     """
     out = out or sys.stdout
     try:
-        sources = [sys.stdin.buffer.read()] if list(names) == ["-"] else _files(names, predictor)
-    except VideoError as error:
+        sources = _sources(names, predictor)
+        _check_targets([target for target in (heatmap, show) if target], sources)
+    except (VideoError, ValueError) as error:
         print(error, file=sys.stderr)
-        return WRONG_INPUT
-    if len(sources) > 1 and (show or heatmap):
-        print(f"--show and --heatmap take one video, {len(sources)} were named", file=sys.stderr)
         return WRONG_INPUT
     failures: list[VideoError] = []
 
@@ -71,9 +69,12 @@ def predict_files(
             if heatmap:
                 write_heatmap(heatmap, predictor, sources[0], prediction, top)
             if show:
-                write_labelled(show, sources[0], prediction, top)
+                write_labelled(show, predictor, sources[0], prediction, top)
         except VideoError as error:  # a part that no view has
             failures.append(error)
+        except OSError as error:
+            print(f"--show or --heatmap cannot be written: {cause_of(error)}", file=sys.stderr)
+            return WRONG_INPUT
     for error in failures:
         print(f"unreadable: {printable(error.path)}: {error.cause}", file=sys.stderr)
     if failures:
@@ -81,8 +82,20 @@ def predict_files(
     return UNREADABLE if failures else DONE
 
 
-def _files(names: Sequence[str], predictor: Predictor) -> list[str]:
-    return find_files(names, GivenVideos.of(predictor.cfg, ()).pictures)
+def _sources(names: Sequence[str], predictor: Predictor) -> Sequence[Source]:
+    if "-" not in names:
+        return find_files(names, GivenVideos.of(predictor.cfg, ()).pictures)
+    if len(names) > 1:
+        raise ValueError(f"- (standard input) stands alone, {len(names)} names were given; ./- is a file of that name")
+    return [sys.stdin.buffer.read()]
+
+
+def _check_targets(targets: Sequence[str | Path], sources: Sequence[Source]) -> None:
+    if targets and len(sources) > 1:
+        raise ValueError(f"--show and --heatmap take one video, {len(sources)} were named")
+    files = [source for source in sources if isinstance(source, (str, Path))]
+    for number, target in enumerate(targets):
+        check_target(target, [*files, *targets[:number]])
 
 
 def _written(predictions: Iterator[Prediction], form: str, top: int, out: TextIO) -> Iterator[Prediction]:

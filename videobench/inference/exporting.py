@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -108,6 +109,7 @@ def export(
     """
     if form not in SUFFIXES:
         raise ExportError(f"the form is {', '.join(SUFFIXES)}, not {form!r}")
+    path = place_for(path, network)
     dtype = torch.float16 if half else torch.float32
     model = copy.deepcopy(network.model).cpu().to(dtype).eval()
     if isinstance(model, MoViNet):
@@ -118,25 +120,45 @@ def export(
     if stream:
         outputs += [f"next.{name.removeprefix('state.')}" for name in names[1:]]
     facts = facts_of(network, form, names, inputs, outputs, dynamic=dynamic, half=half, stream=stream)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of deprecated forms and of tracers' guesses; the comparison below decides
-        try:
-            call, operators = _WRITERS[form](module, inputs, path, facts, dynamic)
-        except ExportError:
-            raise
-        except RuntimeError as error:  # of torch's exporters, dozens of lines long
-            first = str(error).strip().partition("\n")[0]
-            raise ExportError(f"{path}: PyTorch cannot export this network as {form}: {first}") from error
-    deviation = _compare(module, call, inputs, dynamic, stream)
-    if not deviation <= _TOLERANCE[dtype]:
-        raise ExportError(
-            f"{path}: computes something else than the network: its outputs differ by {deviation:.2e} of the largest "
-            f"logit, allowed are {_TOLERANCE[dtype]:g}"
-        )
+    # A file that is refused must not be found later, nor take the place of a good one.
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of deprecated forms and of tracers' guesses; the comparison below decides
+            try:
+                call, operators = _WRITERS[form](module, inputs, made, facts, dynamic)
+            except ExportError:
+                raise
+            except RuntimeError as error:  # of torch's exporters, dozens of lines long
+                first = str(error).strip().partition("\n")[0]
+                raise ExportError(f"{path}: PyTorch cannot export this network as {form}: {first}") from error
+        deviation = _compare(module, call, inputs, dynamic, stream)
+        if not deviation <= _TOLERANCE[dtype]:
+            raise ExportError(
+                f"{path}: computes something else than the network: its outputs differ by {deviation:.2e} of the "
+                f"largest logit, allowed are {_TOLERANCE[dtype]:g}"
+            )
+        made.replace(path)
     parameters = sum(tensor.nbytes for tensor in model.state_dict().values())
     return Exported(path, path.stat().st_size, parameters, deviation, operators, facts)
+
+
+def place_for(path: str | Path, network: Network) -> Path:
+    """Where a file is to be written; folders to it are made.
+
+    Raises:
+        ExportError: when no file can be there, or the network's weights are.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written: {error.strerror}") from error
+    if path.is_dir():
+        raise ExportError(f"{path}: is a folder; name a file to write")
+    if path.resolve() == network.weights.resolve():
+        raise ExportError(f"{path}: are the weights themselves; name another file to write")
+    return path
 
 
 def _program(
@@ -206,7 +228,7 @@ def _write_onnx(module, inputs, path: Path, facts, dynamic: bool) -> tuple[Call,
         verbose=False,
     )
     if dynamic and isinstance(program.model.graph.inputs[0].shape[0], int):
-        raise ExportError(f"{path}: PyTorch made the number of clips a constant; export it without --dynamic")
+        raise ExportError("PyTorch made the number of clips a constant; export it without --dynamic")
     facts["opset"] = program.model.opset_imports[""]
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # lines of files on this machine

@@ -64,21 +64,24 @@ def load_network(
             or published weights.
         model: what the weights are of, where the file does not say: the id of a published row, or a YAML file.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; ``auto`` is the first GPU, or the CPU where there is none.
-        settings: keys of the configuration that are to have other values.
+        settings: keys of the configuration that are to have other values. TEST.BATCH_SIZE is 8 on a GPU and 1 on a
+            CPU unless given, whatever the run had: larger batches of large networks are slower on a CPU.
 
     Raises:
         ConfigError: when nothing says what the weights are of, and for a configuration that cannot be used.
         WeightsError: when the weights cannot be read or do not fill the network.
-        ValueError: for an unknown row.
+        ValueError: for an unknown row, and a device that cannot be used.
     """
-    weights = Path(weights)
+    weights, place = Path(weights), _device(device)
     cfg = _config(weights, model)
     cfg.defrost()
     if weights.is_dir():
         cfg.OUTPUT_DIR = str(weights)
         weights = weights_to_test(cfg)
     # One process, whatever the run had.
-    for key, value in {"NUM_GPUS": 0, "NUM_CPU_RANKS": 1, "TEST.VIEW_SWEEP": [], **(settings or {})}.items():
+    alone = {"NUM_GPUS": 0, "NUM_CPU_RANKS": 1, "TEST.VIEW_SWEEP": []}
+    alone["TEST.BATCH_SIZE"] = 1 if place.type == "cpu" else 8
+    for key, value in (alone | (settings or {})).items():
         cfg.merge_from_list([key, value])
     names = _available_names(cfg)
     network = build_model(cfg)
@@ -89,7 +92,6 @@ def load_network(
         names = report.class_names
     elif names:
         match_classes(network, report, cfg, required=True)
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     if place.type == "cpu" and cfg.TEST.PRECISION == "fp16":
         logger.warning("%s: TEST.PRECISION fp16 is for GPUs; fp32 is used", weights)
         cfg.TEST.PRECISION = "fp32"
@@ -99,6 +101,15 @@ def load_network(
     network = network.to(place).eval().requires_grad_(False)
     avoid_unsound_convolutions(network, place, cfg.TEST.PRECISION)
     return Network(network, cfg, names or _numbers(network), weights, place)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.zeros(1, device=place).item()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without such devices
+        raise ValueError(f"the device {name} cannot be used: {str(error).partition(chr(10))[0]}") from error
+    return place
 
 
 def _config(weights: Path, model: str | Path | None) -> CfgNode:

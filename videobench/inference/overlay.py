@@ -15,14 +15,35 @@ from torch.nn import functional as F
 
 from videobench.datasets.containers import VideoError, cause_of, name_of, open_video
 from videobench.datasets.pictures import upright
-from videobench.inference.given import HeldFrames, Source
+from videobench.inference.given import GivenVideos, HeldFrames, Source
 from videobench.inference.network import Network
 
 if TYPE_CHECKING:
     from videobench.inference.predictor import Prediction, Predictor
 
-#: Smallest short side of the videos written here, so that letters can be read.
-_SHORT_SIDE = 224
+# Smallest short side of the videos written here, so that letters can be read, and the longest side that this makes of
+# narrow ones.
+_SHORT_SIDE, _LONG_SIDE = 224, 4096
+
+
+def check_target(target: str | Path, taken: Sequence[str | Path] = ()) -> None:
+    """Look at where a video is to be written, before any work; folders to it are made.
+
+    Args:
+        target: the file.
+        taken: files that it must not replace.
+
+    Raises:
+        ValueError: for a place where no file can be, and for one of those files.
+    """
+    try:
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{target}: cannot be written: {cause_of(error)}") from error
+    if Path(target).is_dir():
+        raise ValueError(f"{target}: is a folder; name a file to write")
+    if os.path.realpath(target) in map(os.path.realpath, taken):
+        raise ValueError(f"{target}: is read or written already; name another file to write")
 
 
 class VideoWriter:
@@ -33,10 +54,18 @@ class VideoWriter:
         fps: pictures per second.
         fragments: what was written stays readable when the process is killed, but for the last two seconds; for
             recordings without an end.
+
+    Raises:
+        OSError: when the file cannot be written; so do the methods.
     """
 
     def __init__(self, path: str | Path, fps: Fraction | float, *, fragments: bool = False) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
+        if not os.path.exists(path) or os.path.isfile(path):
+            # On a full disk: when not even a header can be written, PyAV brings the process down.
+            with open(path, "wb") as file:
+                file.write(bytes(4096))
+            os.truncate(path, 0)
         options = {"movflags": "empty_moov+default_base_moof", "frag_duration": "2000000", "flush_packets": "1"}
         self._container = av.open(os.fspath(path), "w", format="mp4", container_options=options if fragments else {})
         self._fps = Fraction(fps).limit_denominator(1001)
@@ -71,9 +100,9 @@ def labelled(picture: np.ndarray, lines: Sequence[tuple[str, float]]) -> np.ndar
     from PIL import Image, ImageDraw, ImageFont
 
     image = Image.fromarray(picture)
-    scale = max(1.0, _SHORT_SIDE / min(image.size))
-    # The shape must not depend on the frame: encoders want one size.
-    image = image.resize([round(side * scale) for side in image.size])
+    scale = max(1.0, min(_SHORT_SIDE / min(image.size), _LONG_SIDE / max(image.size)))
+    # The shape must not depend on the frame: encoders want one size, and two pixels at least.
+    image = image.resize([max(2, round(side * scale)) for side in image.size])
     draw = ImageDraw.Draw(image, "RGBA")
     size = max(11, min(image.size) // 18)
     row, bar, margin = round(1.7 * size), max(2, size // 6), size // 3
@@ -86,21 +115,27 @@ def labelled(picture: np.ndarray, lines: Sequence[tuple[str, float]]) -> np.ndar
     return np.asarray(image)
 
 
-def write_labelled(path: str | Path, source: Source, prediction: "Prediction", top: int = 5) -> None:
-    """Write a video with its likeliest classes over it.
+def write_labelled(
+    path: str | Path, predictor: "Predictor", source: Source, prediction: "Prediction", top: int = 5
+) -> None:
+    """Write a video, or a picture as a video of one second, with its likeliest classes over it.
 
     Raises:
         VideoError: for a video with a damaged part; what comes before it is written.
     """
     lines = [line for head in prediction.probabilities for line in prediction.top(top, head)]
-    frames, fps = _all_frames(source)
+    frames, fps = _all_frames(GivenVideos.of(predictor.cfg, [source]))
     with VideoWriter(path, fps) as video:
         for picture in frames:
             video.write(labelled(picture, lines))
 
 
-def _all_frames(source: Source) -> tuple[Iterable[np.ndarray], Fraction]:
+def _all_frames(videos: GivenVideos) -> tuple[Iterable[np.ndarray], Fraction]:
     """Every frame, one at a time, and their rate."""
+    if videos.pictures:
+        with videos.open(0) as opened:
+            return opened.decode([0]).numpy(), Fraction(1)
+    (source,) = videos.sources
     if not isinstance(source, (str, bytes, Path)):
         held = HeldFrames(source, 30)
         return held.decode(range(held.frames)).numpy(), held.fps

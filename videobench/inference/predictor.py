@@ -74,7 +74,7 @@ class Predictor:
         model: what published weights are of: an id of :func:`videobench.list_models`, or a YAML file.
         views: clips and crops per video, as ``4x1``; those of the network's own test unless given.
         device: ``cpu``, ``cuda``, ...; ``auto`` takes a GPU where there is one.
-        batch_size: views that go through the network together.
+        batch_size: views that go through the network together; 8 on a GPU and 1 on a CPU unless given.
         workers: processes that decode ahead when there are several videos; 0 decodes in this one.
         timeout: seconds that a worker may take for one video; 0 means any time.
 
@@ -91,11 +91,11 @@ class Predictor:
         views: str | None = None,
         device: str = "auto",
         *,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         workers: int = 0,
         timeout: float = 60.0,
     ) -> None:
-        settings: dict[str, Any] = {"TEST.BATCH_SIZE": batch_size}
+        settings: dict[str, Any] = {} if batch_size is None else {"TEST.BATCH_SIZE": batch_size}
         if views is not None:
             clips, crops = parse_views(views)
             settings |= {"TEST.NUM_ENSEMBLE_VIEWS": clips, "TEST.NUM_SPATIAL_CROPS": crops}

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from videobench.inference.accuracy_change import AccuracyChange, accuracy_change, clips_of
 from videobench.inference.export_facts import FACTS, ExportError
-from videobench.inference.exporting import export
+from videobench.inference.exporting import export, place_for
 from videobench.inference.network import Network
 from videobench.inference.onnx_file import Arrays, OnnxFile
 
@@ -91,10 +92,9 @@ def export_int8(
         raise ExportError(f"int8 is {' or '.join(_OPERATORS)}, not {kind!r}")
     if (kind == "static") != (calibrate is not None):
         raise ExportError("static int8 wants a list of videos to find ranges on (--calibrate), dynamic int8 wants none")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = place_for(path, network)
     with tempfile.TemporaryDirectory() as folder:
-        before = Path(folder) / "float.onnx"
+        before, after = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         exported = export(network, before, "onnx", stream=stream, dynamic=dynamic)
         source = OnnxFile(before)
 
@@ -102,23 +102,24 @@ def export_int8(
             return clips_of(network, calibrate, clips) if calibrate else _noise(exported.facts)
 
         with _quietly():
-            _quantize(before, path, kind, (given for clip in seen() for given, _ in source.calls(clip)))
-        operators = _finish(path, exported.facts)
-        file = OnnxFile(path)
+            _quantize(before, after, kind, (given for clip in seen() for given, _ in source.calls(clip)))
+        operators = _finish(after, exported.facts)
+        file = OnnxFile(after)
         deviation = _deviation(source, file, islice(seen(), _COMPARED))
-    accuracy = accuracy_change(network, file, evaluate) if evaluate else None
-    facts = exported.facts | {
-        "int8": {
-            "kind": kind,
-            "operators": _OPERATORS[kind],
-            "calibrated_on": Path(calibrate).name if calibrate else None,
-            "compared_on": f"clips of {Path(calibrate).name}" if calibrate else "random clips",
-            "deviation": deviation,
-            "evaluated_on": Path(evaluate).name if evaluate else None,
-            "accuracy": asdict(accuracy) if accuracy else None,
+        accuracy = accuracy_change(network, file, evaluate) if evaluate else None
+        facts = exported.facts | {
+            "int8": {
+                "kind": kind,
+                "operators": _OPERATORS[kind],
+                "calibrated_on": Path(calibrate).name if calibrate else None,
+                "compared_on": f"clips of {Path(calibrate).name}" if calibrate else "random clips",
+                "deviation": deviation,
+                "evaluated_on": Path(evaluate).name if evaluate else None,
+                "accuracy": asdict(accuracy) if accuracy else None,
+            }
         }
-    }
-    _finish(path, facts)
+        _finish(after, facts)
+        shutil.move(after, path)
     return Quantized(path, path.stat().st_size, exported.size, deviation, operators, accuracy, facts)
 
 

@@ -16,6 +16,7 @@ from videobench.serving.batching import Batcher
 from videobench.serving.decoders import DecoderPool, Reader, ViewReader
 from videobench.serving.limits import Limits, Refusal
 from videobench.serving.metrics import Metrics
+from videobench.serving.private_folder import private_folder
 from videobench.serving.uploads import Body
 
 
@@ -47,13 +48,14 @@ class Service:
             read, decoders, self.limits, lambda code: self.metrics.decoders_replaced.labels(code).inc()
         )
         self._batcher = Batcher(predictor, wait, lambda: self._decoding, self.metrics.batch_videos.observe)
-        # Decoded videos fill memory, so decoders stop when enough of them wait for the network.
-        self._decoded = asyncio.Semaphore(decoders + predictor.scorer.batch_size)
+        # Decoded videos fill memory, so decoders stop when enough of them wait for the network: a batch, and one of
+        # every decoder while it has the next one.
+        self._decoded = asyncio.Semaphore(2 * decoders + predictor.scorer.batch_size)
         self._stack = ExitStack()
 
     def __enter__(self) -> "Service":
         with ExitStack() as stack:
-            self.folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="videobench-"))
+            self.folder = stack.enter_context(private_folder())
             stack.enter_context(self._pool)
             # Whatever is wrong with the network shows before the first request.
             side = self.predictor.cfg.DATA.TEST_CROP_SIZE

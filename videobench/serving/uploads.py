@@ -68,6 +68,10 @@ class Body:
                     if most < 0:
                         raise _too_large(limits)
                     target.take(piece) if target else write(piece)
+                    # A form of nothing but small fields would keep the server busy for minutes.
+                    if left > most:
+                        message = f"the form has more than {_FORM_BYTES >> 10} KiB besides its file"
+                        raise Refusal(413, "too_large", message)
         except TimeoutError as error:
             self._ended = True  # as far as we are concerned
             raise Refusal(408, "upload_timeout", f"the upload took more than {limits.upload_seconds:g} s") from error
