@@ -39,6 +39,7 @@ setup(
         "submitit>=1.5",
         "numpy>=2.0",
         "matplotlib>=3.9",
+        "pillow>=10.1",
         "tqdm>=4.66",
         "PyYAML>=6",
     ],

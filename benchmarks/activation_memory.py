@@ -6,19 +6,18 @@ holds the activations of one block at a time on top of that.
 """
 
 import argparse
-import json
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
+from clock import MIB, Clock
+from record import as_line, facts, read_results, write_results
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -36,7 +35,6 @@ DEFAULT = (
 )
 RESULTS = Path(__file__).parent / "results/activation_memory.json"
 FORMS = {"stored": 0, "recomputed": -1}
-MIB = 2**20
 
 
 @dataclass(eq=False)
@@ -47,6 +45,7 @@ class Saved:
 
 
 def loss_of(model: VideoModel, clip: Tensor) -> Tensor:
+    """The loss of clips [N, C, T, H, W], all of class 0, as the mean over the heads."""
     model.clean_activation_buffers()
     logits = model(clip)
     heads = logits.values() if isinstance(logits, dict) else [logits]
@@ -70,15 +69,8 @@ def kept_for_backward(model: VideoModel, clip: Tensor) -> tuple[int, Tensor]:
     return sum(size for pointer, size in storages.items() if pointer not in exist_anyway), loss
 
 
-def peak_of_step(model: VideoModel, clip: Tensor) -> int:
-    """Bytes that a whole training step takes at most on a GPU, beyond parameters and gradients."""
-    before = torch.cuda.memory_allocated(clip.device)
-    torch.cuda.reset_peak_memory_stats(clip.device)
-    loss_of(model, clip).backward()
-    return torch.cuda.max_memory_allocated(clip.device) - before
-
-
 def seconds_of_step(model: VideoModel, clip: Tensor) -> float:
+    """Wall seconds of a forward and a backward pass."""
     synchronize = torch.cuda.synchronize if clip.is_cuda else lambda: None
     synchronize()
     started = time.perf_counter()
@@ -108,7 +100,8 @@ def measure(name: str, batch: int, steps: int, device: torch.device) -> dict:
             loss.backward()  # makes the gradients, and warms up
         del loss
         if device.type == "cuda":
-            result.setdefault("peak_bytes", {})[form] = peak_of_step(model, clip)
+            peak = Clock(device).peak_bytes(lambda m=model: loss_of(m, clip).backward())
+            result.setdefault("peak_bytes", {})[form] = peak
     if steps:
         # Taken in turn, so that whatever else the machine does meets both alike.
         seconds = [{form: seconds_of_step(model, clip) for form, model in models.items()} for _ in range(steps)]
@@ -136,17 +129,6 @@ def table_line(row: Sequence[str]) -> str:
     )
 
 
-def device_description(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        processor = platform.machine()
-    return f"{processor}, {torch.get_num_threads()} threads"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -169,25 +151,18 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
 
-    facts = {
-        "date": date.today().isoformat(),
-        "torch": torch.__version__,
-        "device": device_description(device),
-        "precision": "float32",
-        "steps": 0 if args.no_time else args.steps,
-    }
-    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    setting = facts(device) | {"precision": "float32", "steps": 0 if args.no_time else args.steps}
+    print(as_line(setting))
     print(table_line(HEADER))
-    results = json.loads(args.output.read_text()) if args.output.exists() else {}
-    args.output.parent.mkdir(parents=True, exist_ok=True)
+    results = read_results(args.output)
     for name in names:
-        result = measure(name, args.batch, facts["steps"], device)
+        result = measure(name, args.batch, setting["steps"], device)
         print(table_line(cells(name, result)), flush=True)
         if "peak_bytes" in result:
             peaks = ", ".join(f"{form} {size / MIB:.1f} MiB" for form, size in result["peak_bytes"].items())
             print(f"  peak of a step beyond parameters and gradients: {peaks}", flush=True)
-        results.setdefault(device.type, {})[name] = {**result, **facts}
-        args.output.write_text(json.dumps(results, indent=2) + "\n")
+        results.setdefault(device.type, {})[name] = {**result, **setting}
+        write_results(args.output, results)
     return 0
 
 

@@ -6,19 +6,17 @@ tensor again. CPU seconds of the process, the two ways in turn, median of the ro
 """
 
 import argparse
-import json
 import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator
-from datetime import date
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import PIL
 import torch
-from activation_memory import device_description
+from clock import cpu_seconds
 from PIL import Image
+from record import as_line, facts, write_results
 from timm.data import auto_augment
 from torch import Tensor
 
@@ -57,24 +55,20 @@ def with_interpolation(draws: Draws, interpolation: str) -> Iterator[tuple[str, 
 
 
 def on_clip(clip: Tensor, draws: Draws, interpolation: str) -> Tensor:
+    """The operations on a whole clip uint8 [T, 3, H, W]."""
     for name, value, kernel in with_interpolation(draws, interpolation):
         clip = pixel_ops.apply(name, clip, value, Sampling(FILL, kernel))
     return clip
 
 
 def on_frames(clip: Tensor, draws: Draws, interpolation: str) -> Tensor:
+    """The same, frame by frame through Pillow images."""
     images = [Image.fromarray(frame) for frame in clip.permute(0, 2, 3, 1).contiguous().numpy()]
     for name, value, kernel in with_interpolation(draws, interpolation):
         options = {"resample": getattr(Image, kernel.upper()), "fillcolor": FILL}
         arguments = () if value is None else (value,)
         images = [ON_IMAGES[name](image, *arguments, **options) for image in images]
     return torch.stack([torch.from_numpy(np.array(image)) for image in images]).permute(0, 3, 1, 2)
-
-
-def cpu_seconds(call: Callable[[], Tensor]) -> float:
-    started = time.process_time()
-    call()
-    return time.process_time() - started
 
 
 def compare(clip: Tensor, batch: list[Draws], interpolation: str, rounds: int) -> dict[str, float]:
@@ -105,18 +99,15 @@ def main() -> int:
     if args.rounds < 5:
         parser.error("--rounds is at least 5")
     torch.set_num_threads(1)
-    facts = {
-        "date": date.today().isoformat(),
-        "torch": torch.__version__,
+    setting = facts() | {
         "pillow": PIL.__version__,
-        "device": device_description(torch.device("cpu")),
         "clip": f"{args.frames}x{args.size}x{args.size}",
         "rounds": args.rounds,
     }
-    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    print(as_line(setting))
     print(f"{'':40} {'frame by frame':>14} {'whole clip':>12} {'ratio':>8}")
     clip = example(args.frames, args.size)
-    results: dict = {"facts": facts, "policies": {}, "operations": {}}
+    results: dict = {"facts": setting, "policies": {}, "operations": {}}
     for text in args.policies:
         policy = Policy.parse(text)
         for interpolation in ("bicubic", "bilinear", "random"):
@@ -135,8 +126,7 @@ def main() -> int:
             name = f"{drawn[0]}, {interpolation}" if geometric else drawn[0]
             results["operations"][name] = compare(clip, [[drawn]], interpolation, args.rounds)
             report(name, results["operations"][name])
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(results, indent=2) + "\n")
+    write_results(args.output, results)
     return 0
 
 

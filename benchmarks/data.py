@@ -6,17 +6,12 @@ whatever else the machine does meets them alike; a figure is the median over the
 """
 
 import argparse
-import json
-import math
 import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from datetime import date
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,114 +20,36 @@ import av
 import numpy as np
 import torch
 import torch.nn.functional as F
+from corpus import prepared, real_videos, write_original
+from record import as_line, facts, write_results
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from videobench.datasets.containers import VideoError
-from videobench.datasets.cropping import crop_resize, random_short_side_box, test_crops, window
-from videobench.datasets.decoding import Video, probe
+from videobench.datasets.cropping import Box, crop_resize, random_short_side_box, test_crops, window
+from videobench.datasets.decoding import Video
 from videobench.datasets.packets import VideoIndex
-from videobench.datasets.preparation.encoding import Encoding, Job, encode
 from videobench.datasets.sampling import clip_indices
 
 RESULTS = Path(__file__).parent / "results/data.json"
-FRAMES, STRIDE, CROP, SCALES = 16, 4, 224, (256, 320)
+CROP, SCALES = 224, (256, 320)
+#: Frame indices of a 16x4 clip by time.
+CLIP = partial(clip_indices, "time", num_frames=16, stride=4, target_fps=30.0, use_offset=False)
 MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 Way = Callable[[], Any]
-
-
-# The corpus.
-
-
-def moving_pictures(seed: int, frames: int = 300, width: int = 340, height: int = 256) -> np.ndarray:
-    """Textured patches in front of each other that turn, drift and come closer: uint8 [frames, height, width, 3].
-
-    Encoded, ten seconds are as large as a Kinetics clip of this size, 600 to 700 kB.
-    """
-    rng = np.random.default_rng(seed)
-    layers = []
-    for cells in (8, 7, 9):
-        texture = F.interpolate(_noise(rng, 4, cells), (256, 256), mode="bicubic")
-        grain = F.interpolate(_noise(rng, 1, 128), (256, 256), mode="bilinear")
-        texture[:, :3] = 118 + 30 * texture[:, :3] + 10 * grain
-        layers.append((texture, rng.uniform(-1, 1, 6).tolist()))
-    pictures = np.empty((frames, height, width, 3), np.uint8)
-    for i in range(frames):
-        picture, moment = torch.zeros(1), i / 75
-        for texture, (turn, sway, pace, phase, x, y) in layers:
-            angle = turn * moment + 0.5 * math.sin(2 * sway * moment)
-            zoom = math.exp(0.3 * math.sin(1.5 * pace * moment + phase))
-            across, along = zoom * math.cos(angle), zoom * math.sin(angle)
-            where = [[across, -along, math.sin(2 * x * moment)], [along, across, math.sin(2 * y * moment)]]
-            grid = F.affine_grid(torch.tensor([where]), [1, 4, height, width], align_corners=False)
-            patch = F.grid_sample(texture, grid, padding_mode="reflection", align_corners=False)[0]
-            cover = (patch[3:] * 8 - 5).clamp(0, 1) if picture.numel() > 1 else 1.0
-            picture = picture + (patch[:3] - picture) * cover
-        noise = rng.standard_normal((height, width, 1), np.float32) * 4
-        pictures[i] = (picture.permute(1, 2, 0).numpy() + noise).clip(0, 255)
-    return pictures
-
-
-def _noise(rng: np.random.Generator, channels: int, cells: int) -> Tensor:
-    return torch.from_numpy(rng.standard_normal((1, channels, cells, cells), np.float32))
-
-
-def write_original(path: Path, seed: int) -> None:
-    """A clip as downloads come: 30 frames per second, key frames where x264 puts them by itself."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(30), options={"threads": "1"})
-        pictures = moving_pictures(seed)
-        stream.height, stream.width = pictures.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-
-
-def real_videos(folder: Path) -> list[Path]:
-    """Sound H.264 files of a folder that hold a clip and a crop, the smallest first."""
-    found = []
-    for path in sorted(folder.iterdir(), key=lambda path: path.stat().st_size):
-        if path.suffix in (".mp4", ".mkv", ".mov"):
-            try:
-                info = probe(path)
-            except VideoError as error:
-                print(f"left out: {error}")
-                continue
-            if info.codec == "h264" and not info.damage and min(info.width, info.height) >= CROP and info.duration > 3:
-                found.append(path)
-    return found
-
-
-def prepared(path: Path, folder: Path, fast_decode: bool) -> Path:
-    """The file as `resize` leaves it."""
-    target = folder / path.with_suffix(".mp4").name
-    result = encode(Job(str(path), str(target), Encoding(fast_decode=fast_decode)), lambda: None)
-    if result.cause:
-        raise SystemExit(f"{path}: {result.cause}")
-    return target
 
 
 # Ways of reading a training clip.
 
 
-def training_indices(path: Path, seed: int) -> tuple[list[int], Any]:
+def training_indices(path: Path, seed: int) -> tuple[list[int], Box]:
+    """Frames of a clip of a video, and the box to cut."""
     rng = np.random.default_rng(seed)
     with Video(path) as video:
-        indices = clip_indices(
-            "time",
-            frames=video.frames,
-            fps=video.fps,
-            num_frames=FRAMES,
-            stride=STRIDE,
-            target_fps=30.0,
-            use_offset=False,
-            draw=rng,
-        )
+        indices = CLIP(frames=video.frames, fps=video.fps, draw=rng)
         return indices, random_short_side_box(video.info.height, video.info.width, SCALES, CROP, rng)
 
 
-def ours(path: Path, indices: Sequence[int], box: Any, index: VideoIndex | None = None) -> Tensor:
+def ours(path: Path, indices: Sequence[int], box: Box, index: VideoIndex | None = None) -> Tensor:
     """Scan, decode what is needed, cut and resize in one pass: uint8 [T, 3, 224, 224]."""
     with Video(path, index) as video:
         return crop_resize(video.decode(indices), box, CROP)
@@ -170,26 +87,30 @@ def as_float(frames: Tensor) -> Tensor:
     return frames.permute(3, 0, 1, 2)
 
 
+def with_short_side(frames: Tensor, side: int) -> Tensor:
+    """Float frames [3, T, H, W] scaled so that the shorter of H and W is ``side``."""
+    scale = side / min(frames.shape[2:])
+    size = [int(length * scale) for length in frames.shape[2:]]
+    return F.interpolate(frames, size, mode="bilinear", align_corners=False)
+
+
 def plain(
     path: Path, indices: Sequence[int], short_side: int, offset: tuple[float, float], convert_all: bool = True
 ) -> Tensor:
     """The plain way (`span_of_frames`), then as float: scale the short side, cut: float32 [3, T, 224, 224]."""
-    frames = as_float(span_of_frames(path, indices, convert_all))
-    height, width = frames.shape[2:]
-    scale = short_side / min(height, width)
-    frames = F.interpolate(frames, (int(height * scale), int(width * scale)), mode="bilinear", align_corners=False)
+    frames = with_short_side(as_float(span_of_frames(path, indices, convert_all)), short_side)
     y, x = (int(share * (side - CROP)) for share, side in zip(offset, frames.shape[2:], strict=True))
     return frames[:, :, y : y + CROP, x : x + CROP]
 
 
-def torchcodec_way() -> Callable[[Path, Sequence[int], Any], Tensor] | None:
+def torchcodec_way() -> Callable[[Path, Sequence[int], Box], Tensor] | None:
     """The same clip through torchcodec, where it is installed."""
     try:
         from torchcodec.decoders import VideoDecoder
     except (ImportError, RuntimeError):
         return None
 
-    def read(path: Path, indices: Sequence[int], box: Any) -> Tensor:
+    def read(path: Path, indices: Sequence[int], box: Box) -> Tensor:
         decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
         return crop_resize(decoder.get_frames_at(list(indices)).data, box, CROP)
 
@@ -200,21 +121,9 @@ def torchcodec_way() -> Callable[[Path, Sequence[int], Any], Tensor] | None:
 
 
 def view_clips(path: Path, clips: int) -> list[list[int]]:
+    """Frames of every clip of a test."""
     with Video(path) as video:
-        return [
-            clip_indices(
-                "time",
-                frames=video.frames,
-                fps=video.fps,
-                num_frames=FRAMES,
-                stride=STRIDE,
-                target_fps=30.0,
-                use_offset=False,
-                view=k,
-                views=clips,
-            )
-            for k in range(clips)
-        ]
+        return [CLIP(frames=video.frames, fps=video.fps, view=k, views=clips) for k in range(clips)]
 
 
 def views_once(path: Path, clips: list[list[int]], crops: int) -> Tensor:
@@ -232,15 +141,14 @@ def views_one_by_one(path: Path, clips: list[list[int]], crops: int, read: Calla
 
 
 def plain_view(path: Path, indices: Sequence[int], position: int) -> Tensor:
-    frames = as_float(span_of_frames(path, indices))
-    height, width = frames.shape[2:]
-    scale = 256 / min(height, width)
-    frames = F.interpolate(frames, (int(height * scale), int(width * scale)), mode="bilinear", align_corners=False)
+    """The plain way (`span_of_frames`) to one of three crops: float32 [3, T, 224, 224]."""
+    frames = with_short_side(as_float(span_of_frames(path, indices)), 256)
     y, x, _, _ = window(*frames.shape[2:], CROP, position)
     return frames[:, :, y : y + CROP, x : x + CROP]
 
 
 def our_view(path: Path, indices: Sequence[int], position: int) -> Tensor:
+    """One of three crops with our decoder: uint8 [T, 3, 224, 224]."""
     with Video(path) as video:
         return test_crops(video.decode(indices), 256, CROP, 3)[position]
 
@@ -370,15 +278,6 @@ AIMS = {
 }
 
 
-def machine() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        processor = platform.machine()
-    return f"{processor}, {len(os.sched_getaffinity(0))} cores"
-
-
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [f"| {' | '.join(line)} |" for line in [head, *rows]]
     return "\n".join([lines[0], f"|---{'|--:' * (len(head) - 1)}|", *lines[1:]])
@@ -438,17 +337,17 @@ def main() -> int:
         parser.error("--runs is at least 5")
     torch.set_num_threads(1)
     results = {
-        "date": date.today().isoformat(),
-        "machine": machine(),
+        **facts(),
         # Processes that wanted a core when the run began: above the number of cores, the machine was shared.
         "load": round(os.getloadavg()[0], 1),
-        "versions": {"av": av.__version__, "ffmpeg": av.ffmpeg_version_info, "torch": torch.__version__},
+        "av": av.__version__,
+        "ffmpeg": av.ffmpeg_version_info,
     }
     if torchcodec_way():
         import torchcodec
 
-        results["versions"]["torchcodec"] = torchcodec.__version__
-    print(", ".join([results["date"], results["machine"], *(f"{k} {v}" for k, v in results["versions"].items())]))
+        results["torchcodec"] = torchcodec.__version__
+    print(as_line(results))
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder)
         originals = []
@@ -473,8 +372,7 @@ def main() -> int:
             results[name] = result
             print(f"\n## {name}: {len(paths)} videos, {result['kilobytes']} kilobytes")
             show(result)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(results, indent=2) + "\n")
+    write_results(args.output, results)
     return 0
 
 

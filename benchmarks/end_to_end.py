@@ -8,14 +8,12 @@ the median of the rounds counts. The plain loop neither mixes nor erases. A furt
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,10 +22,11 @@ import av
 import numpy as np
 import torch
 import torch.nn.functional as F
-from activation_memory import device_description
 from augmentation import on_frames
-from data import as_float, real_videos, span_of_frames, write_original
+from corpus import real_videos, write_original
+from data import as_float, span_of_frames
 from plain import plain_form
+from record import as_line, facts, read_results, write_results
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -294,15 +293,9 @@ def main() -> int:
         parser.error("--rounds is at least 5, --steps at least 2")
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
-    facts = {
-        "date": date.today().isoformat(),
-        "torch": torch.__version__,
-        "device": device_description(device),
-        "rounds": args.rounds,
-        "steps": args.steps,
-    }
-    print(", ".join(f"{key} {value}" for key, value in facts.items()))
-    results = json.loads(args.output.read_text()) if args.output.exists() else {}
+    setting = facts(device) | {"rounds": args.rounds, "steps": args.steps}
+    print(as_line(setting))
+    results = read_results(args.output)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         paths = readable(args.videos) if args.videos else [folder / f"{number}.mp4" for number in range(2)]
@@ -312,8 +305,8 @@ def main() -> int:
             for name in args.names or DEFAULT:
                 result = measure(zoo_row(name).name, paths, folder, args)
                 show(name, result)
-                results.setdefault(device.type, {})[name] = {**result, **facts, "videos": len(paths)}
-                args.output.write_text(json.dumps(results, indent=2) + "\n")
+                results.setdefault(device.type, {})[name] = {**result, **setting, "videos": len(paths)}
+                write_results(args.output, results)
         except ValueError as error:
             print(error, file=sys.stderr)
             return 2

@@ -8,17 +8,16 @@ halved down to an eighth of it; the step that fitted is timed.
 
 import argparse
 import gc
-import json
 import sys
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from activation_memory import DEFAULT, FORMS, device_description, input_shape
-from model import TYPES, Clock
+from activation_memory import DEFAULT, FORMS, input_shape, loss_of
+from clock import Clock
+from model import TYPES
+from record import as_line, facts, read_results, write_results
 
 import videobench
 from videobench.engine.arithmetic import autocast
@@ -48,13 +47,10 @@ def measure(name: str, recomputed: int, precision: str, device: torch.device) ->
 
     def step(batch: int) -> None:
         clip = torch.randn(batch, *shape, device=device)
-        model.clean_activation_buffers()
         optimizer.zero_grad(set_to_none=True)
         with autocast(device, precision):
-            logits = model(clip)
-        heads = logits.values() if isinstance(logits, dict) else [logits]
-        target = torch.zeros(batch, dtype=torch.int64, device=device)
-        sum(F.cross_entropy(head.float(), target) for head in heads).backward()
+            loss = loss_of(model, clip)
+        loss.backward()
         optimizer.step()
 
     def fits(batch: int) -> bool:
@@ -93,15 +89,12 @@ def main() -> int:
     if not torch.cuda.is_available():
         parser.error("torch finds no GPU here")
     device = torch.device("cuda")
-    facts = {
-        "date": date.today().isoformat(),
-        "torch": torch.__version__,
-        "device": device_description(device),
+    setting = facts(device) | {
         "gib": round(torch.cuda.get_device_properties(device).total_memory / 2**30, 1),
         "precision": args.precision,
     }
-    print(", ".join(f"{key} {value}" for key, value in facts.items()))
-    results = json.loads(args.output.read_text()) if args.output.exists() else {}
+    print(as_line(setting))
+    results = read_results(args.output)
     for name in args.names or DEFAULT:
         found = {form: measure(zoo_row(name).name, count, args.precision, device) for form, count in FORMS.items()}
         print(
@@ -109,8 +102,8 @@ def main() -> int:
             + ", ".join(f"{form}: {r['batch']} clips, {r.get('clips_a_second', 0):.1f}/s" for form, r in found.items()),
             flush=True,
         )
-        results[name] = {**found, **facts}
-        args.output.write_text(json.dumps(results, indent=2) + "\n")
+        results[name] = {**found, **setting}
+        write_results(args.output, results)
     return 0
 
 

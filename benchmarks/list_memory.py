@@ -5,17 +5,15 @@ A training loader over a list of so many lines is read for two batches. *Private
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
-from datetime import date
 from itertools import islice
 from pathlib import Path
 
-import torch
-from data import machine, write_original
+from corpus import write_original
+from record import facts, write_results
 
 import videobench
 from videobench.datasets.loader import TrainingLoader
@@ -77,9 +75,7 @@ def main() -> None:
             found |= {f"{who}, {lines} lines": sizes for who, sizes in loading(folder, lines, args.workers).items()}
     for who, sizes in found.items():
         print(f"{who:<28}" + "".join(f"{key} {value:8.1f} MiB  " for key, value in sizes.items()))
-    facts = {"date": date.today().isoformat(), "machine": machine(), "torch": str(torch.__version__)}
-    facts["workers"] = args.workers
-    RESULTS.write_text(json.dumps(facts | {"MiB": found}, indent=1) + "\n")
+    write_results(RESULTS, facts() | {"workers": args.workers, "MiB": found})
 
 
 if __name__ == "__main__":

@@ -9,15 +9,12 @@ networks, whole, a CPU takes about 30 seconds in inference and 100 in training, 
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,9 +23,11 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's chatter, read 
 
 import torch
 import torch.nn.functional as F
-from activation_memory import device_description, input_shape
+from activation_memory import DEFAULT, input_shape
+from clock import MIB, Clock, copy_rate, matrix_rate
 from counting import cost_of
 from plain import plain_form
+from record import as_line, facts, read_results, write_results
 from stages import bound, stages
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -41,13 +40,6 @@ from videobench.models.motionformer import Motionformer
 from videobench.models.movinet import MoViNet
 from videobench.models.zoo import zoo_row
 
-DEFAULT = (
-    "motionformer_k400_motionformer_224_16x4",
-    "mvitv2_s_k400_16x4",
-    "morphmlp_k400_mlp_s16x4",
-    "uniformer_s16x4_k400",
-    "movinet_a0_base_k600",
-)
 STREAMS = ("movinet_a0_stream_k600", "movinet_a2_stream_k600")
 # Constructor arguments of --few: one block per stage, at the published clip.
 FEW: dict[str, dict[str, Any]] = {
@@ -65,61 +57,7 @@ RESULTS = Path(__file__).parent / "results"
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 2e-2}  # of the largest logit
 STREAMED_FRAMES = 8
-MIB = 2**20
 Step = Callable[[], Tensor]
-
-
-class Clock:
-    """Seconds and peak memory of steps on a device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def seconds(self, step: Callable[[], object]) -> float:
-        if self.device.type == "cpu":
-            started = time.process_time()
-            step()
-            return time.process_time() - started
-        started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize(self.device)
-        started.record()
-        step()
-        ended.record()
-        ended.synchronize()
-        return started.elapsed_time(ended) / 1000
-
-    def peak_bytes(self, step: Callable[[], object]) -> int:
-        """Most bytes that a step held at a time, beyond what was there before."""
-        if self.device.type == "cuda":
-            before = torch.cuda.memory_allocated(self.device)
-            torch.cuda.reset_peak_memory_stats(self.device)
-            step()
-            return torch.cuda.max_memory_allocated(self.device) - before
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            step()
-        changes = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-        held = peak = 0
-        for event in sorted(changes, key=lambda event: event.start_ns()):
-            held += event.nbytes()
-            peak = max(peak, held)
-        return peak
-
-
-def matrix_rate(clock: Clock, dtype: torch.dtype) -> float:
-    """Operations a second in large matrix products: the most the device does in this precision."""
-    size = 8192 if clock.device.type == "cuda" else 1024
-    a, b = torch.randn(2, size, size, device=clock.device).to(dtype)
-    torch.mm(a, b)
-    return 2 * size**3 / statistics.median(clock.seconds(partial(torch.mm, a, b)) for _ in range(9))
-
-
-def copy_rate(clock: Clock) -> float:
-    """Bytes a second, read and written, in a copy of a tensor larger than caches."""
-    source = torch.randn((256 if clock.device.type == "cuda" else 32) * MIB, device=clock.device)
-    target = torch.empty_like(source)
-    target.copy_(source)
-    nbytes = 2 * source.numel() * source.element_size()
-    return nbytes / statistics.median(clock.seconds(partial(target.copy_, source)) for _ in range(9))
 
 
 def inference(model: nn.Module, clip: Tensor, in_precision: Callable[[], Any]) -> Step:
@@ -378,19 +316,16 @@ def main() -> int:
     torch.set_num_threads(1)
     device = torch.device(args.device)
     clock = Clock(device)
-    facts = {
-        "date": date.today().isoformat(),
-        "torch": torch.__version__,
-        "device": device_description(device),
+    setting = facts(device) | {
         "precision": args.precision,
         "rounds": args.rounds,
         "copy_rate": copy_rate(clock),
     }
     if device.type == "cuda":
-        facts["cudnn"] = torch.backends.cudnn.version()
-    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+        setting["cudnn"] = torch.backends.cudnn.version()
+    print(as_line(setting))
     output = args.output or RESULTS / f"model_{args.device}.json"
-    results = json.loads(output.read_text()) if output.exists() else {}
+    results = read_results(output)
     status = 0
     try:
         for name in args.names or (STREAMS if args.mode == "stream" else DEFAULT):
@@ -401,9 +336,9 @@ def main() -> int:
                 print(f"{name}: {args.batch} clips do not fit, give a smaller --batch ({error})", file=sys.stderr)
                 status = 1
                 continue
-            show(name, result, facts["copy_rate"])
-            results.setdefault(args.mode, {})[name] = {**result, **facts}
-            output.write_text(json.dumps(results, indent=2) + "\n")
+            show(name, result, setting["copy_rate"])
+            results.setdefault(args.mode, {})[name] = {**result, **setting}
+            write_results(output, results)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

@@ -19,13 +19,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import date
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
-from data import machine
+from record import facts, read_results, write_results
 
 import videobench
 
@@ -48,11 +47,11 @@ def write_video(path: Path, seed: int) -> None:
         container.mux(stream.encode())
 
 
-def write_weights(name: str, path: Path) -> list[str]:
-    """Random weights, and the options that name them."""
+def write_weights(name: str, path: Path) -> str:
+    """Random weights; what they are loaded with as `--model`."""
     model = videobench.build_model(videobench.load_config(DEMO)) if name == "demo" else videobench.create_model(name)
     torch.save({"model_state": model.state_dict()}, path)
-    return ["--weights", str(path), "--model", str(DEMO) if name == "demo" else name]
+    return str(DEMO) if name == "demo" else name
 
 
 @contextmanager
@@ -62,11 +61,13 @@ def server(options: list[str]) -> Iterator[tuple[int, int]]:
     # The last of many clients may wait for long.
     command += ["--timeout", "1200"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)  # noqa: S603
+    said = []
     for line in process.stderr:
+        said.append(line)
         if found := re.search(r"running on http://127\.0\.0\.1:(\d+)", line):
             break
     else:
-        raise RuntimeError("the server did not start")
+        raise SystemExit(f"the server did not start:\n{''.join(said)}")
     try:
         yield int(found[1]), process.pid
     finally:
@@ -129,9 +130,9 @@ def load(port: int, group: int, videos: list[bytes], clients: int, requests: int
     }
 
 
-def one_by_one(options: list[str], paths: list[Path], requests: int) -> dict[str, float]:
+def one_by_one(weights: Path, model: str, paths: list[Path], requests: int) -> dict[str, float]:
     """Videos per second through a Predictor, and CPU seconds of each."""
-    predictor = videobench.Predictor(options[1], options[3], device="cpu")
+    predictor = videobench.Predictor(weights, model, device="cpu")
     predictor.predict(paths[0])
     start, cpu = time.perf_counter(), time.process_time()
     for number in range(requests):
@@ -147,27 +148,27 @@ def main() -> int:
     parser.add_argument(
         "--requests", type=int, default=100, help="per number of clients, at least one each (default: %(default)s)"
     )
-    parser.add_argument("--batch", type=int, default=8, help="views at a time (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=1, help="views at a time (default: %(default)s)")
     args = parser.parse_args()
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = read_results(RESULTS)
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{number}.mp4" for number in range(4)]
         for number, path in enumerate(paths):
             write_video(path, number)
         videos = [path.read_bytes() for path in paths]
         for name in args.names:
-            options = write_weights(name, Path(folder) / "weights.pth")
-            figures = {"predictor": one_by_one(options, paths, max(4, args.requests // 4))}
-            with server([*options, "--batch", str(args.batch)]) as (port, group):
+            weights = Path(folder) / "weights.pth"
+            model = write_weights(name, weights)
+            figures = {"predictor": one_by_one(weights, model, paths, max(4, args.requests // 4))}
+            with server(["--weights", str(weights), "--model", model, "--batch", str(args.batch)]) as (port, group):
                 for video in videos:
                     send(port, video)
                 for clients in args.clients:
                     figures[f"{clients} clients"] = load(port, group, videos, clients, max(clients, args.requests))
-            facts = {"date": date.today().isoformat(), "torch": torch.__version__, "machine": machine()}
             row = f"{name}, batch {args.batch}"
-            results[row] = facts | {"load": os.getloadavg()[2], "bytes": len(videos[0]), **figures}
+            results[row] = facts() | {"load": os.getloadavg()[2], "bytes": len(videos[0]), **figures}
             print(row, json.dumps(results[row], indent=1), flush=True)
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+            write_results(RESULTS, results)
     return 0
 
 

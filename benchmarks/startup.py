@@ -5,18 +5,14 @@ its first step is logged, in turn, median of the rounds. The demo data set is ma
 """
 
 import argparse
-import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 
-import torch
-from activation_memory import device_description
+from record import as_line, facts, write_results
 
 from videobench.datasets.demo import write_demo_dataset
 
@@ -32,10 +28,8 @@ def seconds_until(command: list[str], sign: str) -> float:
         SystemExit: when it ends without that line.
     """
     started, seen = time.perf_counter(), []
-    process = subprocess.Popen(  # noqa: S603
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ
-    )
-    with process:
+    joined = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **joined) as process:  # noqa: S603
         for line in process.stdout:
             seen.append(line)
             if sign in line:
@@ -69,16 +63,11 @@ def main() -> int:
             found["help"].append(seconds_until([*run_net, "--help"], "usage:"))
             found["first step"].append(seconds_until([*demo, *output], "step 1/"))
     medians = {name: statistics.median(seconds) for name, seconds in found.items()}
-    facts = {
-        "date": date.today().isoformat(),
-        "torch": torch.__version__,
-        "device": device_description(torch.device("cpu")),
-        "rounds": args.rounds,
-    }
-    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    setting = facts() | {"rounds": args.rounds}
+    print(as_line(setting))
     for name, seconds in medians.items():
         print(f"{name:12} {seconds:6.2f} s" + (f" (at most {AIMS[name]:.0f} s wanted)" if name in AIMS else ""))
-    args.output.write_text(json.dumps({**facts, "seconds": medians}, indent=2) + "\n")
+    write_results(args.output, {**setting, "seconds": medians})
     return 0
 
 

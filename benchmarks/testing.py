@@ -7,19 +7,17 @@ is left out. The ways take turns, video by video; a figure is the median over th
 """
 
 import argparse
-import json
-import os
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from datetime import date
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
-from data import machine, write_original
+from clock import cpu_seconds
+from corpus import write_original
+from record import facts, write_results
 from torch import Tensor
 
 import videobench
@@ -30,6 +28,7 @@ from videobench.datasets.views import VideoViews
 
 RESULTS = Path(__file__).parent / "results/testing.json"
 GRIDS = ((4, 1), (10, 3))
+SUFFIXES = (".mp4", ".mkv", ".webm", ".avi")
 # Views that go to the network at a time.
 BATCH = 8
 
@@ -52,16 +51,10 @@ def decoded_per_view(views: VideoViews, temporal: Temporal, index: int, clips: i
     return view
 
 
-def cpu_seconds(way: Callable[[], Tensor]) -> float:
-    start = time.process_time()
-    way()
-    return time.process_time() - start
-
-
-def measure(folder: Path, runs: int) -> dict[str, dict[str, float]]:
-    names = sorted(path.name for path in folder.iterdir() if path.suffix in (".mp4", ".mkv", ".webm", ".avi"))
-    (folder / "test.csv").write_text("".join(f"{name} 0\n" for name in names))
-    overrides = ["DATA.PATH_TO_DATA_DIR", str(folder), "DATA.PATH_PREFIX", str(folder), "DATA.INDEX_CACHE", "off"]
+def measure(paths: Sequence[Path], lists: Path, runs: int) -> dict[str, dict[str, float]]:
+    """CPU seconds per video of both ways for every grid of views; the list of the videos is written into ``lists``."""
+    (lists / "test.csv").write_text("".join(f"{path.resolve()},0\n" for path in paths))
+    overrides = ["DATA.PATH_TO_DATA_DIR", str(lists), "DATA.PATH_LABEL_SEPARATOR", ",", "DATA.INDEX_CACHE", "off"]
     overrides += ["DATA.NUM_FRAMES", 16, "DATA.SAMPLING_RATE", 4, "DATA.TRAIN_JITTER_SCALES", [256, 320]]
     cfg = videobench.load_config([], overrides)
     videos = split_list(cfg, "test")
@@ -88,20 +81,23 @@ def measure(folder: Path, runs: int) -> dict[str, dict[str, float]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--videos", type=Path, help="folder of videos instead of made-up ones; a list is written there")
+    parser.add_argument("--videos", type=Path, help="folder of videos instead of made-up ones")
     parser.add_argument("--count", type=int, default=6, help="made-up videos (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=5, help="runs (default: %(default)s)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as made:
-        folder = args.videos or Path(made)
         if args.videos is None:
-            for number in range(args.count):
-                write_original(folder / f"{number}.mp4", number)
-        figures = measure(folder, args.runs)
-    facts = {"date": date.today().isoformat(), "torch": torch.__version__, "machine": machine()}
-    facts |= {"cores": os.cpu_count(), "videos": args.count if args.videos is None else str(args.videos.name)}
-    RESULTS.write_text(json.dumps({**facts, "runs": args.runs, "cpu_seconds_per_video": figures}, indent=1) + "\n")
+            paths = [Path(made) / f"{number}.mp4" for number in range(args.count)]
+            for number, path in enumerate(paths):
+                write_original(path, number)
+        else:
+            paths = sorted(path for path in args.videos.iterdir() if path.suffix in SUFFIXES)
+            if not paths:
+                parser.error(f"--videos {args.videos}: no {', '.join(SUFFIXES)} in it")
+        figures = measure(paths, Path(made), args.runs)
+    videos = args.count if args.videos is None else args.videos.name
+    write_results(RESULTS, facts() | {"videos": videos, "runs": args.runs, "cpu_seconds_per_video": figures})
     return 0
 
 

@@ -48,6 +48,14 @@ def tiny(demo_data) -> list:
     ]
 
 
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> Path:
+    """A checkpoint of a tiny UniFormer that says everything about itself."""
+    from tiny_checkpoints import checkpoint, tiny_config  # with it come all networks, which most tests do without
+
+    return checkpoint(tmp_path_factory.mktemp("weights") / "tiny.pyth", tiny_config())
+
+
 @pytest.fixture(scope="module")
 def browser():
     """Headless Chromium; tests that need it are skipped where it is not installed."""

@@ -1,12 +1,19 @@
 """The direction of imports, and documents that say what is true."""
 
 import ast
+import builtins
 import re
+import runpy
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+import videobench
+from videobench.config import ConfigError
+from videobench.config.checks import check_config
 from videobench.datasets import demo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,7 +44,7 @@ def imported_layers(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_imports_run_downward(layer):
-    files = sorted((ROOT / "videobench" / layer).glob("*.py"))
+    files = sorted((ROOT / "videobench" / layer).rglob("*.py"))
     assert files
     for path in files:
         for other in imported_layers(path) - {layer}:
@@ -53,6 +60,51 @@ def test_documents_name_files_that_exist(name):
         assert (ROOT / target).exists(), f"{name} names {target}"
 
 
+def commands() -> list[str]:
+    """The command lines with a script of tools/ in the documents, without the Python that runs them."""
+    texts = [(ROOT / name).read_text() for name in ("README.md", "INSTALL.md", "DATASET.md", "benchmarks/README.md")]
+    lines = "\n".join(texts).replace("\\\n", " ")
+    return re.findall(r"^(?:\S*/)?python (tools/\w+\.py .*)$", lines, re.M)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_in_documents_are_understood(command, monkeypatch):
+    class Understood(Exception):
+        pass
+
+    def stop(name, *rest):
+        if name.split(".")[0] == "videobench":
+            raise Understood
+        return load(name, *rest)
+
+    load = builtins.__import__
+    script, *words = shlex.split(command, comments=True)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", [script, *words])
+    # Tools load the package when they have understood their arguments.
+    with monkeypatch.context() as patch:
+        patch.setattr(builtins, "__import__", stop)
+        with pytest.raises(Understood):
+            runpy.run_path(script, run_name="__main__")
+    if script == "tools/run_net.py":
+        args = runpy.run_path(script)["parse_args"](words)
+        # Data, weights and what other commands write are not there, and nothing else may be wrong.
+        files = [name for name in args.cfg if not name.startswith("lists/")]
+        problems = []
+        try:
+            check_config(videobench.load_config(files, [*args.overrides, "DATA.PATH_TO_DATA_DIR", "lists"]))
+        except ConfigError as error:
+            problems = str(error).splitlines()[1:]
+        assert [line for line in problems if not line.endswith("does not exist")] == []
+
+
+def test_the_architecture_names_all_modules_and_no_others():
+    named = set(re.findall(r"\w+\.py", (ROOT / "ARCHITECTURE.md").read_text()))
+    modules = {path.name for path in (ROOT / "videobench").glob("**/*.py")} - {"__init__.py"}
+    others = {path.name for folder in ("tools", "tests") for path in (ROOT / folder).glob("*.py")}
+    assert modules <= named <= modules | others
+
+
 def test_documents_give_the_demo_s_numbers():
     recipe = yaml.safe_load((ROOT / "configs/demo/uniformer_tiny.yaml").read_text())
     number = {3: "three", 4: "four"}[recipe["TEST"]["NUM_ENSEMBLE_VIEWS"]]
@@ -60,6 +112,25 @@ def test_documents_give_the_demo_s_numbers():
     text = (ROOT / "DATASET.md").read_text()
     assert f"{demo.SPLITS['train']} training and {demo.SPLITS['val']} validation videos" in text
     assert f"({demo.SIZE}x{demo.SIZE}, {demo.FRAMES} frames, H.264)" in text
+
+
+def test_imported_libraries_are_declared_and_declared_ones_imported():
+    spelt = {"yaml": "pyyaml", "PIL": "pillow", "cv2": "opencv-python-headless"}
+    imported = set()
+    for path in [*(ROOT / "videobench").glob("**/*.py"), *(ROOT / "tools").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module.split(".")[0])
+    imported -= {"videobench", "run_net", *sys.stdlib_module_names}
+    imported = {spelt.get(name, name.replace("_", "-")) for name in imported}
+    text = (ROOT / "setup.py").read_text()
+    declared = {name.lower() for name in re.findall(r'"([A-Za-z-]+)>=', text.partition('"test": [')[0])}
+    # FastAPI brings what it is made of; timm wants a torchvision that fits torch, torch.utils.tensorboard its namesake,
+    # fvcore yacs; einops belongs to the fixed set of this project.
+    assert imported - declared == {"starlette", "anyio", "pydantic"}
+    assert declared - imported == {"torchvision", "tensorboard", "yacs", "einops"}
 
 
 def test_tools_are_thin():

@@ -25,6 +25,7 @@ def test_help_loads_no_heavy_library(script):
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=os.environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
+    assert "%%" not in done.stdout
     assert done.stdout.splitlines()[-1] == "loaded []"
 
 

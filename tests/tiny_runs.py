@@ -9,6 +9,13 @@ from videobench.engine.run import run
 ROOT = Path(__file__).resolve().parents[1]
 
 _GROWTH = [[1, 2.0], [2, 2.0]]
+_MVIT = {
+    "MVIT.EMBED_DIM": 8,
+    "MVIT.NUM_HEADS": 1,
+    "MVIT.DEPTH": 3,
+    "MVIT.DIM_MUL": _GROWTH,
+    "MVIT.HEAD_MUL": _GROWTH,
+}
 #: Keys that shrink a family's network and clips, by MODEL.MODEL_NAME or a part of the recipe's path.
 NETWORKS: dict[str, dict] = {
     "Uniformer": {
@@ -30,22 +37,11 @@ NETWORKS: dict[str, dict] = {
         "DATA.NUM_FRAMES": 4,
     },
     "MViT": {
-        "MVIT.EMBED_DIM": 8,
-        "MVIT.NUM_HEADS": 1,
-        "MVIT.DEPTH": 3,
-        "MVIT.DIM_MUL": _GROWTH,
-        "MVIT.HEAD_MUL": _GROWTH,
+        **_MVIT,
         "MVIT.POOL_Q_STRIDE": [[0, 1, 1, 1], [1, 1, 2, 2], [2, 1, 2, 2]],
         "DATA.NUM_FRAMES": 4,
     },
-    "MViT image": {
-        "MVIT.EMBED_DIM": 8,
-        "MVIT.NUM_HEADS": 1,
-        "MVIT.DEPTH": 3,
-        "MVIT.DIM_MUL": _GROWTH,
-        "MVIT.HEAD_MUL": _GROWTH,
-        "MVIT.POOL_Q_STRIDE": [[0, 1, 1], [1, 2, 2], [2, 2, 2]],
-    },
+    "MViT image": {**_MVIT, "MVIT.POOL_Q_STRIDE": [[0, 1, 1], [1, 2, 2], [2, 2, 2]]},
     "MoViNet": {"DATA.NUM_FRAMES": 4},
 }
 _SMALL = {
