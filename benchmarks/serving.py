@@ -130,9 +130,9 @@ def load(port: int, group: int, videos: list[bytes], clients: int, requests: int
     }
 
 
-def one_by_one(weights: Path, model: str, paths: list[Path], requests: int) -> dict[str, float]:
+def one_by_one(weights: Path, model: str, paths: list[Path], requests: int, batch: int) -> dict[str, float]:
     """Videos per second through a Predictor, and CPU seconds of each."""
-    predictor = videobench.Predictor(weights, model, device="cpu")
+    predictor = videobench.Predictor(weights, model, device="cpu", batch_size=batch)
     predictor.predict(paths[0])
     start, cpu = time.perf_counter(), time.process_time()
     for number in range(requests):
@@ -159,7 +159,7 @@ def main() -> int:
         for name in args.names:
             weights = Path(folder) / "weights.pth"
             model = write_weights(name, weights)
-            figures = {"predictor": one_by_one(weights, model, paths, max(4, args.requests // 4))}
+            figures = {"predictor": one_by_one(weights, model, paths, max(4, args.requests // 4), args.batch)}
             with server(["--weights", str(weights), "--model", model, "--batch", str(args.batch)]) as (port, group):
                 for video in videos:
                     send(port, video)

@@ -22,7 +22,8 @@ shift 2
 
 cd "${SLURM_SUBMIT_DIR:-.}"
 source slurm_scripts/requeue.sh
-# One task per machine; it starts a process per GPU and meets the others at the first machine. Tasks end together, by
-# themselves: srun must not kill those that are a moment later than the first, for its status would be theirs then.
-run_and_requeue srun --kill-on-bad-exit=0 --wait=120 \
+# One task per machine; it starts a process per GPU and meets the others at the first machine. Tasks end by themselves,
+# also when others are gone (DIST.TIMEOUT): srun must not kill the first machine while it writes results, nor those that
+# save a moment later than the first, for its status would be theirs then.
+run_and_requeue srun --kill-on-bad-exit=0 --wait=0 \
     "${PYTHON:-python}" tools/run_net.py --cfg "$cfg" OUTPUT_DIR "$job_dir" "$@"
