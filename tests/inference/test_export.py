@@ -53,7 +53,10 @@ def test_every_family_as_onnx(name, tmp_path):
     ("name", "form", "options"),
     [
         ("movinet_stream", "torchscript", {"stream": True}),
-        ("uniformer", "torchscript", {"half": True}),
+        *(
+            (name, "torchscript", {"half": True})
+            for name in ("uniformer", "morphmlp", "motionformer_divided", "mvit_video", "movinet_base")
+        ),
         ("motionformer_epic", "torch_export", {"dynamic": True}),
         pytest.param("movinet_stream", "torch_export", {"stream": True, "dynamic": True}, marks=pytest.mark.slow),
         pytest.param("movinet_base", "onnx", {"half": True}, marks=[pytest.mark.slow, onnx_only]),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from videobench.config import CfgNode
+from videobench.config.checks import PICTURES
 from videobench.datasets.annotations import READERS
 from videobench.datasets.containers import VideoError, name_of
 from videobench.datasets.decoding import Video
@@ -33,7 +34,6 @@ _RECORDS = {
     "imagenet": ("native", True),
     "image_folder": ("native", True),
 }
-_PICTURES = ("imagenet", "image_folder")
 
 
 class HeldFrames:
@@ -100,7 +100,7 @@ class GivenVideos:
         if name not in READERS:
             raise ValueError(f"TEST.DATASET {cfg.TEST.DATASET} is unknown; known: {', '.join(READERS)}")
         rule, crop_margin = _RECORDS.get(name, ("time", True))
-        return cls(sources, rule, crop_margin, name in _PICTURES, fps=fps)
+        return cls(sources, rule, crop_margin, name in PICTURES, fps=fps)
 
     def __len__(self) -> int:
         return len(self.sources)
