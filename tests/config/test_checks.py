@@ -63,6 +63,13 @@ def test_a_sound_configuration_passes(valid):
             ["TRAIN.SHARD", True, "TRAIN.EMA", True, "TRAIN.EMA_DEVICE", "cpu"],
             "TRAIN.EMA_DEVICE cpu: .* leave it empty",
         ),
+        (["TRAIN.CUDA_GRAPHS", True, "NUM_GPUS", 1], "TRAIN.CUDA_GRAPHS records .* set TRAIN.COMPILE True"),
+        (["TRAIN.CUDA_GRAPHS", True, "TRAIN.COMPILE", True, "NUM_GPUS", 0], "is for runs on one GPU"),
+        (["TRAIN.CUDA_GRAPHS", True, "TRAIN.COMPILE", True, "NUM_GPUS", 1, "NUM_SHARDS", 2], "is for runs on one GPU"),
+        (
+            ["TRAIN.CUDA_GRAPHS", True, "MODEL.MODEL_NAME", "MoViNet", "MOVINET.TRAIN_SUBCLIPS", 2],
+            "forgets the past of MOVINET.TRAIN_SUBCLIPS",
+        ),
     ],
 )
 def test_what_cannot_run_is_said_before_work_starts(valid, overrides, message):

@@ -53,6 +53,58 @@ def test_pieces_of_a_batch_give_the_steps_of_the_whole(micro_batch):
         torch.testing.assert_close(weights(pieces)[name], tensor, atol=1e-7, rtol=0, msg=name)
 
 
+class Replayed:
+    """A network that keeps its logits and gradients where those of the pass before are, as a CUDA graph does."""
+
+    def __init__(self, model):
+        self.model, self.parameters = model, [p for p in model.parameters() if p.requires_grad]
+        self.logits = None
+        self.gradients = [torch.empty_like(p) for p in self.parameters]
+
+    def __call__(self, x):
+        return _Replay.apply(self, x, *self.parameters)
+
+
+class _Replay(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, network, x, *parameters):
+        with torch.enable_grad():
+            logits = network.model(x)
+        ctx.network, ctx.logits = network, logits
+        network.logits = logits.detach().clone() if network.logits is None else network.logits.copy_(logits.detach())
+        return network.logits.detach()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        network = ctx.network
+        gradients = torch.autograd.grad(ctx.logits, network.parameters, gradient, allow_unused=True)
+        for place, found in zip(network.gradients, gradients, strict=True):
+            place.copy_(torch.zeros(()) if found is None else found)
+        return (
+            None,
+            None,
+            *[
+                None if found is None else place.detach()
+                for place, found in zip(network.gradients, gradients, strict=True)
+            ],
+        )
+
+
+@pytest.mark.parametrize("micro_batch", [0, 2])
+def test_a_network_that_writes_over_its_last_results(micro_batch):
+    """What CUDA graphs do to logits and gradients between passes (TRAIN.CUDA_GRAPHS) loses nothing."""
+    plain, replayed = make(), make("motionformer", "TRAIN.CUDA_GRAPHS", True)
+    plain.micro_batch = replayed.micro_batch = micro_batch
+    replayed.forward = Replayed(replayed.model)
+    for seed in range(3):
+        one, two = plain(*batch(seed=seed)), replayed(*batch(seed=seed))
+        replayed.forward.logits.fill_(torch.nan)
+        torch.testing.assert_close(two.grad_norm, one.grad_norm)
+        torch.testing.assert_close(two.logits, one.logits)
+    for name, tensor in weights(plain).items():
+        torch.testing.assert_close(weights(replayed)[name], tensor, msg=name)
+
+
 def test_soft_targets_and_several_heads_in_pieces():
     soft = ("MODEL.LOSS_FUNC", "soft_cross_entropy")
     whole, pieces = make("motionformer_epic", *soft), make("motionformer_epic", *soft)

@@ -34,7 +34,7 @@ def local_ranks(cfg: CfgNode) -> int:
 
 def check_config(cfg: CfgNode) -> None:
     """Raise one ConfigError that lists every rule the configuration breaks, with the keys and what to do."""
-    rules = (_counts, _choices, _sharding, _data_sets, _views, _schedule, _augmentation, _losses, _paths)
+    rules = (_counts, _choices, _sharding, _cuda_graphs, _data_sets, _views, _schedule, _augmentation, _losses, _paths)
     problems = [problem for rule in rules for problem in rule(cfg)]
     if problems:
         raise ConfigError("this configuration cannot run:\n" + "\n".join(f"  - {problem}" for problem in problems))
@@ -150,6 +150,18 @@ def _sharding(cfg: CfgNode):
         yield "TRAIN.SHARD splits weights that lie in the plain order; set TRAIN.CHANNELS_LAST False"
     if train.EMA and train.EMA_DEVICE:
         yield f"TRAIN.EMA_DEVICE {train.EMA_DEVICE}: with TRAIN.SHARD the average is split too; leave it empty"
+
+
+def _cuda_graphs(cfg: CfgNode):
+    train = cfg.TRAIN
+    if not (train.ENABLE and train.CUDA_GRAPHS):
+        return
+    if not train.COMPILE:
+        yield "TRAIN.CUDA_GRAPHS records what torch.compile makes; set TRAIN.COMPILE True"
+    if local_ranks(cfg) * cfg.NUM_SHARDS != 1 or cfg.NUM_GPUS != 1:
+        yield "TRAIN.CUDA_GRAPHS is for runs on one GPU (NUM_GPUS 1, NUM_SHARDS 1); set it False"
+    if cfg.MODEL.MODEL_NAME == "MoViNet" and cfg.MOVINET.TRAIN_SUBCLIPS > 1:
+        yield "TRAIN.CUDA_GRAPHS forgets the past of MOVINET.TRAIN_SUBCLIPS: set one of them to False or 1"
 
 
 def _enabled_data_sets(cfg: CfgNode) -> dict[str, str]:

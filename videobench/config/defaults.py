@@ -384,6 +384,9 @@ _C.TRAIN.TF32 = True
 _C.TRAIN.MICRO_BATCH = 0
 # Compile the network with torch.compile: minutes at the start, faster steps after that.
 _C.TRAIN.COMPILE = False
+# Record the kernels of the compiled network once and replay them (CUDA graphs), on one GPU: for small networks, whose
+# kernels take less time than their launches.
+_C.TRAIN.CUDA_GRAPHS = False
 # Split weights, gradients, optimizer moments and average among the ranks instead of keeping a copy on each (FSDP2): for
 # networks that do not fit into a GPU's memory. Checkpoints are the same.
 _C.TRAIN.SHARD = False

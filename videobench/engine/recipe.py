@@ -58,7 +58,7 @@ def _facts(
     yield "loss", cfg.MODEL.LOSS_FUNC + (f", label smoothing {solver.SMOOTHING:g}" if solver.SMOOTHING else "")
     yield "augmentation", _augmentation(cfg)
     yield "mixing", _mixing(cfg)
-    extras = [name for name in ("COMPILE", "CHANNELS_LAST", "SHARD", "EMA") if train[name]]
+    extras = [name for name in ("COMPILE", "CUDA_GRAPHS", "CHANNELS_LAST", "SHARD", "EMA") if train[name]]
     extras += ["BN.USE_PRECISE_STATS"] * cfg.BN.USE_PRECISE_STATS + ["MODEL.FROZEN_BN"] * cfg.MODEL.FROZEN_BN
     yield "precision", ", ".join([train.PRECISION, *extras])
 

@@ -16,7 +16,7 @@ from videobench.datasets.augment import Augmentation
 from videobench.datasets.clips import Failure
 from videobench.datasets.loader import TrainingBatch, TrainingLoader
 from videobench.datasets.mixing import Mixing
-from videobench.distributed.group import gather, is_main, rank, report_progress, sum_over_ranks, world_size
+from videobench.distributed.group import barrier, gather, is_main, rank, report_progress, sum_over_ranks, world_size
 from videobench.distributed.parallel import replicate, share_buffers
 from videobench.distributed.sync_batch_norm import synchronise_batch_norms
 from videobench.engine.arithmetic import channels_innermost, channels_last, tf32
@@ -85,7 +85,7 @@ class Trainer:
         elif world_size() > 1:
             forward = replicate(model, device, static_graph=self._passes_once())
         if cfg.TRAIN.COMPILE:
-            forward = torch.compile(forward)
+            forward = torch.compile(forward, mode="reduce-overhead" if cfg.TRAIN.CUDA_GRAPHS else None)
         self.step = TrainingStep(cfg, model, forward, self.state.optimizer, scaler)
 
         events = Path(cfg.OUTPUT_DIR) / "tensorboard" if cfg.TENSORBOARD.ENABLE and is_main() else None
@@ -115,9 +115,11 @@ class Trainer:
             )
         elif self.continued is not None and is_main():
             note_restart(cfg, self.continued, state.epoch, state.step)
-        with StopRequest() as self.stop, tf32(cfg.TRAIN.TF32), self._closing():
-            while (going := state.epoch < cfg.SOLVER.MAX_EPOCH) and self._train_epoch() and self._finish_epoch():
-                pass
+        with StopRequest() as self.stop, tf32(cfg.TRAIN.TF32):
+            with self._closing():
+                while (going := state.epoch < cfg.SOLVER.MAX_EPOCH) and self._train_epoch() and self._finish_epoch():
+                    pass
+            barrier()  # a signal that ended another rank now would take the last checkpoint, which the first one writes
         if going:
             logger.warning("stopped by %s: saved, the same command goes on", self.stop.name)
         return not going

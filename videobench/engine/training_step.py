@@ -61,6 +61,8 @@ class TrainingStep:
         self.subclips = cfg.MOVINET.TRAIN_SUBCLIPS
         self.clip_norm, self.clip_value = cfg.SOLVER.CLIP_GRAD_L2NORM, cfg.SOLVER.CLIP_GRAD_VAL
         self.precision = cfg.TRAIN.PRECISION
+        #: Whether every pass writes its results, gradients too, over those of the one before (CUDA graphs).
+        self.replayed = cfg.TRAIN.CUDA_GRAPHS
         #: Clips per forward pass; 0 is the whole batch.
         self.micro_batch = 0
 
@@ -93,12 +95,18 @@ class TrainingStep:
             self.model.clean_activation_buffers()
             for index, subclip in enumerate(part.chunk(self.subclips, dim=2)):
                 final = piece is pieces[-1] and index == self.subclips - 1
+                if self.replayed:
+                    torch.compiler.cudagraph_mark_step_begin()
                 with gradients_exchanged(self.forward, final), self.autocast(inputs.device):
                     logits = self.forward(subclip)
                     piece_loss = training_loss(self.loss_name, logits, labels, smoothing=self.smoothing) * share
                     self._add_gradients(piece_loss)
                 loss = loss + piece_loss.detach()
-            collected.append(_detached(logits))
+            collected.append(_copied(logits))
+            if self.replayed and piece is pieces[0] is not pieces[-1]:
+                for parameter in self.model.parameters():
+                    if parameter.grad is not None:
+                        parameter.grad = parameter.grad.clone()  # those of further pieces are added to it in place
         self.model.clean_activation_buffers()
         return loss, _joined(collected)
 
@@ -200,8 +208,10 @@ def _rows(targets: Targets, rows: slice) -> Targets:
     return {name: head[rows] for name, head in targets.items()} if isinstance(targets, dict) else targets[rows]
 
 
-def _detached(logits: Targets) -> Targets:
-    return {name: head.detach() for name, head in logits.items()} if isinstance(logits, dict) else logits.detach()
+def _copied(logits: Targets) -> Targets:
+    if isinstance(logits, dict):
+        return {name: head.detach().clone() for name, head in logits.items()}
+    return logits.detach().clone()
 
 
 def _joined(pieces: list[Targets]) -> Targets:
