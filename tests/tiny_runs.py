@@ -44,6 +44,13 @@ NETWORKS: dict[str, dict] = {
     "MViT image": {**_MVIT, "MVIT.POOL_Q_STRIDE": [[0, 1, 1], [1, 2, 2], [2, 2, 2]]},
     "MoViNet": {"DATA.NUM_FRAMES": 4},
 }
+#: A network of actions and where its clips come from.
+EPIC = {
+    "MODEL.MODEL_NAME": "VisionTransformer",
+    **NETWORKS["VisionTransformer"],
+    "TRAIN.DATASET": "epickitchens",
+    "TEST.DATASET": "epickitchens",
+}
 _SMALL = {
     "NUM_GPUS": 0,
     "DATA.TRAIN_CROP_SIZE": 32,

@@ -21,6 +21,10 @@ def test_a_sound_configuration_passes(valid):
     [
         (["NUM_GPUS", 3, "TRAIN.BATCH_SIZE", 64], r"TRAIN.BATCH_SIZE is 64, which does not divide by 3 .*use 63 or 66"),
         (["TEST.NUM_SPATIAL_CROPS", 2], "TEST.NUM_SPATIAL_CROPS is 2; use 1"),
+        (
+            ["SOLVER.COSINE_AFTER_WARMUP", True, "SOLVER.WARMUP_EPOCHS", 1.0, "SOLVER.MAX_EPOCH", 1],
+            "SOLVER.WARMUP_EPOCHS 1.0 leaves nothing of SOLVER.MAX_EPOCH 1; warm up for fewer epochs, or 0",
+        ),
         (["TEST.NUM_ENSEMBLE_VIEWS", 0], "needs at least one clip"),
         (["TEST.VIEW_SWEEP", [[4, 2]]], r"TEST.VIEW_SWEEP has \[4, 2\]; use \[clips, crops\]"),
         (["TEST.VIEW_SWEEP", [4, 1]], "TEST.VIEW_SWEEP has 4; use"),
@@ -53,6 +57,7 @@ def test_a_sound_configuration_passes(valid):
         (["RNG_SEED", -1], "RNG_SEED is -1; use 0 or more"),
         (["OUTPUT_DIR", ""], "OUTPUT_DIR is empty; name the folder"),
         (["UNIFORMER.HEAD_DIM", 0], "UNIFORMER.HEAD_DIM is 0; it must be at least 1"),
+        (["MVIT.PATCH_STRIDE", [2, 0, 4]], r"MVIT.PATCH_STRIDE is \[2, 0, 4\]; it must be at least 1"),
         (["SOLVER.WEIGHT_DECAY", -0.1], "SOLVER.WEIGHT_DECAY is -0.1; use 0 or more"),
         (["SOLVER.WARMUP_START_LR", -1], "SOLVER.WARMUP_START_LR is -1.0; use 0 or more"),
         (["TRAIN.SHARD", True, "MODEL.MODEL_NAME", "MoViNet"], "TRAIN.SHARD cannot split the single numbers"),
@@ -75,6 +80,10 @@ def test_a_sound_configuration_passes(valid):
 def test_what_cannot_run_is_said_before_work_starts(valid, overrides, message):
     with pytest.raises(ConfigError, match=message):
         check_config(load_config([], [*valid, *overrides]))
+
+
+def test_a_test_alone_is_not_refused_for_the_arithmetic_of_training(valid):
+    check_config(load_config([], [*valid, "TRAIN.PRECISION", "fp16", "TRAIN.ENABLE", False]))
 
 
 def test_all_problems_are_listed_at_once(valid):

@@ -1,6 +1,7 @@
 """YAML files of the published code bases: every key is known, and a file means what it meant there."""
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import golden
 import pytest
 import yaml
 
+import videobench
 from videobench.config import ConfigError, default_config, load_config
 from videobench.config.code_bases import DEFAULTS, code_base
 from videobench.config.legacy import IGNORED, IGNORED_SECTIONS, RENAMED, STANDS_FOR, UNSUPPORTED
@@ -81,8 +83,13 @@ def test_renamed_and_unsupported_keys(caplog):
     for value in ("no", 1, None):
         with pytest.raises(ConfigError, match=r"TRAIN\.MIXED_PRECISION wants bool"):
             load_config([], ["TRAIN.MIXED_PRECISION", value])
-    with pytest.raises(ConfigError, match=r"DATA\.USE_REPEATED_AUG True is not supported"):
-        load_config([], ["DATA.USE_REPEATED_AUG", True])
+    for key, value in (
+        ("DATA.USE_REPEATED_AUG", True),
+        ("VIT.VIDEO_INPUT", False),
+        ("CONTRASTIVE.NUM_MLP_LAYERS", 3),
+    ):
+        with pytest.raises(ConfigError, match=rf"{re.escape(key)} {value} is not supported"):
+            load_config([], [key, value])
 
 
 def test_a_switch_that_stands_for_several_keys():
@@ -148,11 +155,133 @@ def test_code_bases(tmp_path, text, base, rule, reverse, single):
     assert (reverse, single, 1) == (cfg.DATA.REVERSE_INPUT_CHANNEL, cfg.TEST.SINGLE_CROP, cfg.NUM_SHARDS)
 
 
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("{MODEL: {ARCH: uniformer}, BN: {NORM_TYPE: sync_batchnorm}}", "BN.NORM_TYPE", "batchnorm"),
+        ("{MODEL: {ARCH: morph}, SOLVER: {CLIP_GRAD_L2NORM: 1.0}}", "SOLVER.CLIP_GRAD_L2NORM", 20.0),
+        ("{MODEL: {ARCH: morph}, SOLVER: {CLIP_GRAD_VAL: 1.0}}", "SOLVER.CLIP_GRAD_VAL", None),
+        ("{MODEL: {ARCH: morph}, TRAIN: {MIXED_PRECISION: False}}", "TRAIN.MIXED_PRECISION", "fp16"),
+        (
+            "{MODEL: {ARCH: slow, MODEL_NAME: VisionTransformer}, DATA: {ENSEMBLE_METHOD: max}}",
+            *("DATA.ENSEMBLE_METHOD", "sum"),
+        ),
+        (
+            "{MODEL: {ARCH: slow, MODEL_NAME: VisionTransformer}, SOLVER: {BASE_LR_SCALE_NUM_SHARDS: True}}",
+            *("SOLVER.BASE_LR_SCALE_NUM_SHARDS", False),
+        ),
+        (
+            "{MODEL: {ARCH: slow, MODEL_NAME: VisionTransformer}, SOLVER: {CLIP_GRAD: 1.0}}",
+            *("SOLVER.CLIP_GRAD", None),
+        ),
+        ("{MVIT: {DIM_MUL: [[1, 2.0]], ZERO_DECAY_POS_CLS: True}}", "MVIT.ZERO_DECAY_POS_CLS", False),
+        *(
+            (f"{{{head}, DATA: {{{key}: [0.5, 1.0], TRAIN_JITTER_{other}_RELATIVE: []}}}}", f"DATA.{key}", [])
+            for head in ("MODEL: {ARCH: uniformer}", "MODEL: {ARCH: mvit}, TRAIN: {DATASET: ssv2}")
+            for key, other in (("TRAIN_JITTER_SCALES_RELATIVE", "ASPECT"), ("TRAIN_JITTER_ASPECT_RELATIVE", "SCALES"))
+        ),
+    ],
+)
+def test_keys_that_a_code_base_never_read_stay_without_effect(tmp_path, caplog, text, key, value):
+    path = tmp_path / "old.yaml"
+    path.write_text(text)
+    with caplog.at_level("WARNING", logger="videobench"):
+        cfg = load_config(path)
+    assert f"{key} is ignored: it did nothing in" in caplog.text
+    section, leaf = RENAMED.get(key, (key, None))[0].split(".")
+    assert cfg[section][leaf] == value
+    # The command line is ours.
+    assert load_config(path, ["DATA.ENSEMBLE_METHOD", "max"]).DATA.ENSEMBLE_METHOD == "max"
+
+
+def test_keys_of_the_same_name_act_where_they_acted(tmp_path):
+    path = tmp_path / "old.yaml"
+    crops = "DATA: {TRAIN_JITTER_SCALES_RELATIVE: [0.5, 1.0], TRAIN_JITTER_ASPECT_RELATIVE: [0.5, 2.0]}"
+    path.write_text(f"{{MODEL: {{ARCH: uniformer}}, AUG: {{ENABLE: True}}, {crops}}}")
+    assert load_config(path).DATA.TRAIN_JITTER_SCALES_RELATIVE == [0.5, 1.0]
+    path.write_text(f"{{MODEL: {{ARCH: mvit}}, {crops}}}")
+    assert load_config(path).DATA.TRAIN_JITTER_ASPECT_RELATIVE == [0.5, 2.0]
+    clipped = "SOLVER: {USE_MIXED_PRECISION: True, CLIP_GRAD: 1.0}"
+    path.write_text(f"{{MODEL: {{ARCH: slow, MODEL_NAME: VisionTransformer}}, {clipped}}}")
+    assert load_config(path).SOLVER.CLIP_GRAD_L2NORM == 1.0
+    path.write_text("{MVIT: {DIM_MUL: [[1, 2.0]], ZERO_DECAY_POS_CLS: True}, SOLVER: {LAYER_DECAY: 8e-1}}")
+    assert load_config(path).MVIT.ZERO_DECAY_POS_CLS
+
+
+@pytest.mark.parametrize(
+    ("text", "scores"),
+    [
+        ("{MODEL: {ARCH: mvit, HEAD_ACT: sigmoid}}", "sigmoid"),
+        ("{MODEL: {ARCH: mvit, HEAD_ACT: none}}", "logits"),
+        ("{MODEL: {ARCH: mvit, HEAD_ACT: softmax}}", "softmax"),
+        ("{MODEL: {HEAD_ACT: sigmoid}, MVIT: {DIM_MUL: [[1, 2.0]]}}", "sigmoid"),
+        ("{MODEL: {ARCH: uniformer, HEAD_ACT: sigmoid}}", "logits"),
+        ("{MODEL: {ARCH: slow, MODEL_NAME: VisionTransformer, HEAD_ACT: sigmoid}}", "softmax"),
+    ],
+)
+def test_scores_are_what_the_head_made_of_its_outputs(tmp_path, text, scores):
+    path = tmp_path / "old.yaml"
+    path.write_text(text)
+    assert scores == load_config(path).TEST.SCORES
+
+
+@pytest.mark.parametrize(
+    ("keys", "mixing"),
+    [
+        ("MIXUP: {MIXUP_ALPHA: 8e-1, MIXUP_PROB: 0.5, MIXUP_SWITCH_PROB: 0.3, MIXUP_MODE: elem}", (0.8, 0.0, 0.0)),
+        ("MIXUP: {CUTMIX_ALPHA: 1.0, CUTMIX_MINMAX: None}", (0.0, 1.0, 0.0)),
+        ("MIXUP: {MIXUP_ALPHA: 0.8, CUTMIX_ALPHA: 1.0}, SOLVER: {SMOOTHING: 0.2}", (0.8, 1.0, 0.2)),
+        ("MIXUP: {MIXUP_ALPHA: 0.0}, SOLVER: {SMOOTHING: 0.2}", None),
+    ],
+)
+def test_motionformer_mixes_where_an_alpha_says_so(tmp_path, keys, mixing):
+    path = tmp_path / "old.yaml"
+    path.write_text(f"{{MODEL: {{ARCH: slow, MODEL_NAME: VisionTransformer, LOSS_FUNC: bce}}, {keys}}}")
+    cfg = load_config(path)
+    mix = cfg.MIXUP
+    assert (mixing is not None) == mix.ENABLE
+    if mixing is None:
+        assert (cfg.MODEL.LOSS_FUNC, cfg.SOLVER.SMOOTHING) == ("cross_entropy", 0.2)
+    else:
+        assert mixing == (mix.ALPHA, mix.CUTMIX_ALPHA, mix.LABEL_SMOOTH_VALUE)
+        assert (cfg.MODEL.LOSS_FUNC, cfg.SOLVER.SMOOTHING) == ("soft_cross_entropy", 0.0)
+    if "MIXUP_PROB" in keys:
+        assert (mix.PROB, mix.SWITCH_PROB, mix.MODE) == (0.5, 0.3, "elem")
+
+
+def test_mixing_that_would_not_take_place_is_an_error(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"MIXUP\.MIXUP_ALPHA '0\.8' is not supported .* MIXUP\.ENABLE True and MIXUP"
+    ):
+        load_config([], ["MIXUP.MIXUP_ALPHA", "0.8"])
+    path = tmp_path / "old.yaml"
+    path.write_text("{MODEL: {ARCH: slow, MODEL_NAME: VisionTransformer}, MIXUP: {MIXUP_ALPHA: much}}")
+    with pytest.raises(ConfigError, match=r"MIXUP\.MIXUP_ALPHA 'much' is not supported"):
+        load_config(path)
+
+
+def test_channel_order_may_be_written_as_text(tmp_path):
+    path = tmp_path / "old.yaml"
+    path.write_text("{MODEL: {ARCH: mvit}, TRAIN: {DATASET: ssv2}, DATA: {REVERSE_INPUT_CHANNEL: 'True'}}")
+    assert load_config(path).DATA.REVERSE_INPUT_CHANNEL is False
+
+
+def test_a_file_that_leaves_its_network_to_slowfast_does_not_get_another_one(tmp_path):
+    path = tmp_path / "old.yaml"
+    path.write_text("{MODEL: {ARCH: slowfast}, TRAIN: {DATASET: ssv2}}")
+    with pytest.raises(ConfigError, match=r"MODEL\.MODEL_NAME 'SlowFast' is unknown; known names: MViT"):
+        videobench.build_model(load_config(path))
+
+
 def test_our_own_files_are_not_taken_for_old_ones(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(load_config([], ["MODEL.MODEL_NAME", "MViT", "MVIT.DIM_MUL", [[1, 2.0]]]).dump())
     assert code_base(file_settings(path)) is None
     load_config(path, strict=True)
+    # A part of a recipe of ours, which looks like a file of mvit but for its videos.
+    path.write_text("{MVIT: {DIM_MUL: [[1, 2.0]]}, TRAIN: {DATASET: kinetics}}")
+    assert code_base(file_settings(path)) is None
+    assert load_config(path, strict=True).MVIT.PATCH_KERNEL == [3, 7, 7]
 
 
 def test_a_key_given_twice_in_a_published_file_counts_the_last_time(tmp_path, caplog):

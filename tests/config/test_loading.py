@@ -73,6 +73,12 @@ def test_an_unknown_key_names_the_file_the_key_and_near_ones(tmp_path):
         ("SOLVER", 3, r"SOLVER is a section"),
         ("SOLVER.STEPS", [0, "x"], r"SOLVER.STEPS wants a list of numbers \(default \[\]\), got \[0, 'x'\]"),
         ("DATA.TRAIN_JITTER_SCALES_RELATIVE", ["a", "b"], r"wants a list of numbers"),
+        ("DATA.MEAN", [0.1, float("inf"), 0.3], r"DATA.MEAN wants a list of numbers .* got \[0.1, inf, 0.3\]"),
+        ("MVIT.HEAD_MUL", [[1, "a"]], r"MVIT.HEAD_MUL wants a list of lists of numbers .* got \[\[1, 'a'\]\]"),
+        ("MVIT.POOL_Q_STRIDE", [1, 1, 2], r"MVIT.POOL_Q_STRIDE wants a list of lists of whole numbers"),
+        ("MVIT.POOL_KVQ_KERNEL", [3, 2.5, 3], r"MVIT.POOL_KVQ_KERNEL wants a list of whole numbers \(default None\)"),
+        ("UNIFORMER.MLP_RATIO", [4, True, 4, 4], r"UNIFORMER.MLP_RATIO wants a list of numbers"),
+        ("SOLVER.STEPS", "{[]: 1}", r"SOLVER.STEPS wants list .* got str: '\{\[\]: 1\}'"),
     ],
 )
 def test_a_wrong_type_says_what_was_expected_and_what_came(key, value, message):
@@ -120,6 +126,16 @@ def test_numbers_and_lists_may_be_written_as_text(tmp_path):
     assert (cfg.SOLVER.MAX_EPOCH, cfg.DATA.MEAN, cfg.OUTPUT_DIR) == (10, [0.1, 0.2, 0.3], "2024")
     # YAML takes 1e-2 for text.
     assert load_config(write(path, "SOLVER: {STEPS: [0, 5], LRS: [1, 1e-2]}\n")).SOLVER.LRS == [1, 0.01]
+    rows = "MODEL: {MODEL_NAME: MViT}\nMVIT: {DIM_MUL: [[1, 2e0]], POOL_Q_STRIDE: '[(1, 1, 2, 2.0)]'}\n"
+    cfg = load_config(write(path, rows))
+    assert (cfg.MVIT.DIM_MUL, cfg.MVIT.POOL_Q_STRIDE) == ([[1, 2.0]], [[1, 1, 2, 2]])
+
+
+def test_quotes_that_a_shell_left_over_are_no_part_of_a_text():
+    words = ["MVIT.MODE", "'max'", "DATA.PATH_LABEL_SEPARATOR", '","', "OUTPUT_DIR", "'a' or 'b'"]
+    cfg = load_config([], words)
+    assert (cfg.MVIT.MODE, cfg.DATA.PATH_LABEL_SEPARATOR, cfg.OUTPUT_DIR) == ("max", ",", "'a' or 'b'")
+    assert load_config([], ["DATA.PATH_LABEL_SEPARATOR", ""]).DATA.PATH_LABEL_SEPARATOR == ""
 
 
 @given(
@@ -178,6 +194,8 @@ def test_every_key_is_read_by_the_package():
         ("DATA: {MEAN: [a, b, c]}\n", "DATA.MEAN wants a list of numbers"),
         ("DATA: {TRAIN_JITTER_SCALES: [32.5, 36]}\n", "DATA.TRAIN_JITTER_SCALES wants a list of whole numbers"),
         ("SOLVER: {CLIP_GRAD_L2NORM: abc}\n", "SOLVER.CLIP_GRAD_L2NORM wants float"),
+        ("MODEL: {ARCH: [1], HEAD_ACT: {}, MODEL_NAME: [2]}\n", "MODEL.MODEL_NAME wants str"),
+        ("MODEL: {ARCH: mvit}\nDATA: {DECODING_BACKEND: [1]}\n", "DATA.DECODING_BACKEND wants str"),
     ],
 )
 def test_odd_files_get_a_clear_error(tmp_path, text, message):

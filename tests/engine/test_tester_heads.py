@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from plain_loop import compute_in_double, plain_scores
 from tiny_networks import lively
+from tiny_runs import EPIC, NETWORKS
 from video_fixtures import pictures, write_clip
 
 import videobench
@@ -27,21 +28,8 @@ COMMON = {
     "TEST.BATCH_SIZE": 4,
     "TENSORBOARD.ENABLE": False,
 }
-SMALL_UNIFORMER = {
-    "UNIFORMER.EMBED_DIM": [8, 8, 16, 16],
-    "UNIFORMER.DEPTH": [1, 1, 1, 1],
-    "UNIFORMER.HEAD_DIM": 8,
-    "DATA.NUM_FRAMES": 4,
-}
 KITCHEN = {
-    "MODEL.MODEL_NAME": "VisionTransformer",
-    "VIT.EMBED_DIM": 16,
-    "VIT.DEPTH": 2,
-    "VIT.NUM_HEADS": 2,
-    "VIT.TEMPORAL_RESOLUTION": 2,
-    "TRAIN.DATASET": "epickitchens",
-    "TEST.DATASET": "epickitchens",
-    "DATA.NUM_FRAMES": 4,
+    **EPIC,
     "DATA.SAMPLING_RATE": 4,
     "DATA.REVERSE_INPUT_CHANNEL": True,
     "TEST.NUM_ENSEMBLE_VIEWS": 3,
@@ -155,7 +143,7 @@ def clips(tmp_path):
 
 def test_several_labels_per_video(clips):
     (clips / "test.csv").write_text("0.mp4 0;2\n1.mp4 1\n2.mp4 0;1;4\n3.mp4 2\n4.mp4 4\n")
-    options = SMALL_UNIFORMER | {
+    options = NETWORKS["Uniformer"] | {
         "DATA.PATH_TO_DATA_DIR": str(clips),
         "DATA.PATH_PREFIX": str(clips),
         "DATA.MULTI_LABEL": True,

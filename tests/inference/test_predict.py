@@ -15,6 +15,7 @@ import pytest
 import torch
 from tiny_checkpoints import checkpoint, network, tiny_config
 from tiny_networks import NETWORKS, lively
+from tiny_runs import EPIC
 from video_fixtures import KINDS, X264, cut, damage_packet, pictures, write_clip
 
 import videobench
@@ -84,7 +85,8 @@ def test_scores_are_those_of_the_test_to_the_last_bit(demo_data, tmp_path, views
 def test_paths_bytes_tensors_and_arrays_give_the_same(predictor, video):
     frames = decode(video, range(probe(video).frames))
     expected = predictor.predict(video).scores[""]
-    for source in (str(video), video.read_bytes(), frames, frames.numpy()):
+    turned = frames.numpy()[..., ::-1].copy()[..., ::-1]
+    for source in (str(video), video.read_bytes(), frames, frames.numpy(), turned):
         np.testing.assert_array_equal(predictor.predict(source).scores[""], expected)
 
 
@@ -103,6 +105,10 @@ def test_views_share_batches_on_gpus_and_not_on_cpus(tmp_path, video, device, ba
         predictor.network.model.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(len(inputs[0])))
         predictor.predict(video)
         assert seen == sizes
+
+
+def test_of_no_videos_there_are_no_predictions(predictor):
+    assert predictor.predict([]) == []
 
 
 def test_names_come_best_first(predictor, video):
@@ -173,7 +179,7 @@ def test_errors_say_what_to_do(predictor, weights, tmp_path):
     for device in ("cuda:77", "meta", "any"):
         with pytest.raises(ValueError, match=f"the device {device} cannot be used"):
             videobench.Predictor(weights, device=device)
-    for views in ("4", "0x1", "4x2"):
+    for views in ("4", "0x1", "4x2", "\N{SUPERSCRIPT TWO}x1"):
         with pytest.raises(ValueError, match="CLIPSxCROPS"):
             videobench.Predictor(weights, views=views)
 
@@ -190,6 +196,13 @@ def test_published_weights_take_the_recipe_of_their_row(tmp_path, video):
     assert yaml_too.class_names == predictor.class_names
 
 
+def test_names_are_as_many_as_classes(tmp_path):
+    for names in (["one", "two"], [f"class-{i}" for i in range(20)]):
+        path = checkpoint(tmp_path / "a.pyth", tiny_config(), class_names=names)
+        with pytest.raises(WeightsError, match=f"'': {len(names)}}}.*'': 8}}.*class_names"):
+            videobench.Predictor(path, device="cpu")
+
+
 def test_classes_without_names_are_numbers(tmp_path, video):
     path = checkpoint(tmp_path / "a.pyth", tiny_config(), class_names=[])
     (name, _), *_ = videobench.Predictor(path, device="cpu").predict(video).top(1)
@@ -197,16 +210,7 @@ def test_classes_without_names_are_numbers(tmp_path, video):
 
 
 def test_actions_have_two_heads(tmp_path, video):
-    settings = {
-        "MODEL.MODEL_NAME": "VisionTransformer",
-        "MODEL.NUM_CLASSES": 97,
-        "VIT.EMBED_DIM": 16,
-        "VIT.DEPTH": 2,
-        "VIT.NUM_HEADS": 2,
-        "VIT.TEMPORAL_RESOLUTION": 2,
-        "TRAIN.DATASET": "epickitchens",
-        "TEST.DATASET": "epickitchens",
-    }
+    settings = {"MODEL.NUM_CLASSES": 97, **EPIC}
     for head, count in (("verb", 97), ("noun", 300)):
         (tmp_path / f"{head}s.txt").write_text("".join(f"{head}-{i}\n" for i in range(count)))
     files = [str(tmp_path / "verbs.txt"), str(tmp_path / "nouns.txt")]
@@ -219,6 +223,8 @@ def test_actions_have_two_heads(tmp_path, video):
     found = videobench.Predictor(tmp_path / "a.pyth", device="cpu").predict(video)
     assert {head: len(scores) for head, scores in found.scores.items()} == {"verb": 97, "noun": 300}
     assert found.top(1, "noun")[0][0] == f"noun-{found.scores['noun'].argmax()}"
+    with pytest.raises(ValueError, match="heads of this network are 'verb', 'noun', not ''"):
+        found.top(1)
     unnamed = videobench.Predictor(checkpoint(tmp_path / "b.pyth", tiny_config(settings), []), device="cpu")
     assert unnamed.class_names["verb"][96] == "class 96"
 
@@ -272,7 +278,7 @@ def test_the_command_prints_every_form(weights, predictor, video, capsys, form):
         assert out == f"{video}\n" + "".join(f"  {share:7.2%}  {name}\n" for name, share in best)
 
 
-def test_a_folder_names_its_unreadable_files_at_the_end(weights, tmp_path, capsys):
+def test_a_folder_names_its_unreadable_files_at_the_end(weights, tmp_path, monkeypatch, capsys):
     (tmp_path / "below").mkdir()
     good = write_clip(tmp_path / "below/good.mp4", 8)
     cut(good, tmp_path / "cut.mp4", 0.6)
@@ -286,6 +292,9 @@ def test_a_folder_names_its_unreadable_files_at_the_end(weights, tmp_path, capsy
     assert err.rstrip().endswith("1 of 3 files could not be read")
     assert tool("predict")([str(tmp_path / "*.mkv"), *command]) == 0
     assert tool("predict")([str(tmp_path / "*.webm"), *command]) == 2
+    monkeypatch.chdir(tmp_path)
+    assert tool("predict")(["", *command]) == 1  # not everything in this folder
+    assert "unreadable: : no such file" in capsys.readouterr().err
     assert tool("predict")([str(good), "--weights", str(tmp_path / "nothing.pyth")]) == 2
 
 

@@ -34,7 +34,10 @@ def local_ranks(cfg: CfgNode) -> int:
 
 def check_config(cfg: CfgNode) -> None:
     """Raise one ConfigError that lists every rule the configuration breaks, with the keys and what to do."""
-    rules = (_counts, _choices, _sharding, _cuda_graphs, _data_sets, _views, _schedule, _augmentation, _losses, _paths)
+    rules = (
+        *(_counts, _choices, _sharding, _cuda_graphs, _data_sets, _views, _pixels),
+        *(_schedule, _augmentation, _losses, _paths),
+    )
     problems = [problem for rule in rules for problem in rule(cfg)]
     if problems:
         raise ConfigError("this configuration cannot run:\n" + "\n".join(f"  - {problem}" for problem in problems))
@@ -68,6 +71,7 @@ def _counts(cfg: CfgNode):
         *("DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TARGET_FPS", "DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE"),
         *("UNIFORMER.HEAD_DIM", "MVIT.EMBED_DIM", "MVIT.NUM_HEADS", "MVIT.DEPTH", "VIT.PATCH_SIZE"),
         *("VIT.PATCH_SIZE_TEMP", "VIT.CHANNELS", "VIT.EMBED_DIM", "VIT.DEPTH", "VIT.NUM_HEADS"),
+        *("UNIFORMER.EMBED_DIM", "MORPH.EMBED_DIMS", "MORPH.SEGMENT_DIM", "MVIT.PATCH_STRIDE"),
     ):
         yield from _at_least_one(cfg, key)
     if cfg.DATA_LOADER.NUM_WORKERS < -1:
@@ -96,7 +100,7 @@ def _at_least_one(cfg: CfgNode, key: str):
     node = cfg
     for part in key.split("."):
         node = node[part]
-    if node < 1:
+    if min([node] if isinstance(node, int) else node, default=1) < 1:
         yield f"{key} is {node}; it must be at least 1"
 
 
@@ -130,7 +134,7 @@ def _choices(cfg: CfgNode):
         if value not in known:
             yield f"{key} is {value!r}; use {' or '.join(known)}"
     for key, section in (("TRAIN.PRECISION", cfg.TRAIN), ("TEST.PRECISION", cfg.TEST)):
-        if section.PRECISION == "fp16" and cfg.NUM_GPUS == 0:
+        if section.ENABLE and section.PRECISION == "fp16" and cfg.NUM_GPUS == 0:
             yield f"{key} fp16 needs a GPU (NUM_GPUS is 0); use bf16 or fp32 on the CPU"
     if cfg.TEST.WEIGHTS == "ema" and cfg.TRAIN.ENABLE and cfg.TEST.ENABLE and not cfg.TRAIN.EMA:
         yield "TEST.WEIGHTS is ema, but this run keeps no average; set TRAIN.EMA True, or TEST.WEIGHTS model"
@@ -216,6 +220,10 @@ def _views(cfg: CfgNode):
         yield "DATA.MULTI_LABEL wants TEST.SCORES sigmoid or logits, not softmax, which is for one label per video"
     if not test.TOP_K or any(not isinstance(k, int) or k < 1 for k in test.TOP_K):
         yield f"TEST.TOP_K is {test.TOP_K}; use one or more numbers from 1"
+
+
+def _pixels(cfg: CfgNode):
+    data, test = cfg.DATA, cfg.TEST
     scales = data.TRAIN_JITTER_SCALES
     if len(scales) != 2 or not 1 <= scales[0] <= scales[1]:
         yield f"DATA.TRAIN_JITTER_SCALES is {scales}; use the smallest and the largest short side, as [256, 320]"
@@ -278,7 +286,10 @@ def _schedule(cfg: CfgNode):
     if solver.LR_POLICY == "cosine" and solver.COSINE_END_LR >= solver.BASE_LR:
         yield f"SOLVER.COSINE_END_LR {solver.COSINE_END_LR} must be below SOLVER.BASE_LR {solver.BASE_LR}"
     if solver.COSINE_AFTER_WARMUP and solver.WARMUP_EPOCHS >= solver.MAX_EPOCH:
-        yield f"SOLVER.WARMUP_EPOCHS {solver.WARMUP_EPOCHS} leaves nothing of SOLVER.MAX_EPOCH {solver.MAX_EPOCH}"
+        yield (
+            f"SOLVER.WARMUP_EPOCHS {solver.WARMUP_EPOCHS} leaves nothing of SOLVER.MAX_EPOCH {solver.MAX_EPOCH}; "
+            "warm up for fewer epochs, or 0"
+        )
     for key in ("CLIP_GRAD_VAL", "CLIP_GRAD_L2NORM"):
         if solver[key] is not None and not solver[key] > 0:
             yield f"SOLVER.{key} is {solver[key]}; use a number above 0, or None for no clipping"

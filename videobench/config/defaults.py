@@ -64,7 +64,7 @@ _C.UNIFORMER.HEAD_DIM = 64
 _C.UNIFORMER.MLP_RATIO = 4
 # Bias in the query/key/value projection.
 _C.UNIFORMER.QKV_BIAS = True
-# Attention scale; None means HEAD_DIM ** -0.5.
+# Attention scale; None or 0 means HEAD_DIM ** -0.5.
 _C.UNIFORMER.QKV_SCALE = None
 # Dropout in MLPs, projections and after the first patch embedding.
 _C.UNIFORMER.DROPOUT_RATE = 0.0

@@ -22,9 +22,16 @@ NULLABLE: dict[str, type] = {
     "SOLVER.CLIP_GRAD_L2NORM": float,
 }
 
-# Lists of numbers that are empty by default.
-NUMBERS = {
-    *("SOLVER.STEPS", "SOLVER.LRS", "DATA.TRAIN_JITTER_SCALES_RELATIVE", "DATA.TRAIN_JITTER_ASPECT_RELATIVE"),
+# What the numbers are in lists whose defaults do not tell (the others have numbers of the kind of their defaults).
+NUMBERS: dict[str, type] = {
+    **dict.fromkeys(("SOLVER.STEPS", "SOLVER.LRS", "UNIFORMER.MLP_RATIO"), float),
+    **dict.fromkeys(("DATA.TRAIN_JITTER_SCALES_RELATIVE", "DATA.TRAIN_JITTER_ASPECT_RELATIVE"), float),
+    **dict.fromkeys(("MVIT.POOL_KV_STRIDE_ADAPTIVE", "MVIT.POOL_KVQ_KERNEL"), int),
+}
+# The same in lists of lists of numbers.
+ROWS: dict[str, type] = {
+    **dict.fromkeys(("UNIFORMER.PRUNE_RATIO", "UNIFORMER.TRADE_OFF", "MVIT.DIM_MUL", "MVIT.HEAD_MUL"), float),
+    **dict.fromkeys(("MVIT.POOL_KV_STRIDE", "MVIT.POOL_Q_STRIDE"), int),
 }
 
 # Keys that never had an effect, or whose effect is automatic here.
@@ -41,7 +48,6 @@ IGNORED: dict[str, str] = {
     "MORPH.QKV_SCALE": "read by the published code but without effect",
     "MORPH.ATTENTION_DROPOUT_RATE": "read by the published code but without effect",
     "MVIT.NORM": "layer norm is the only norm",
-    "VIT.VIDEO_INPUT": "networks here take clips",
     "VIT.IM_PRETRAINED": "nothing is downloaded; name image weights in TRAIN.CHECKPOINT_FILE_PATH",
     "VIT.PRETRAINED_WEIGHTS": "nothing is downloaded; name image weights in TRAIN.CHECKPOINT_FILE_PATH",
     "VIT.APPROX_ATTN_DIM": "only the exact attention is built",
@@ -81,12 +87,17 @@ IGNORED_SECTIONS: dict[str, str] = {
 # Keys whose effect is not available: the value (as text) that asks for nothing and passes, what is said of any other.
 UNSUPPORTED: dict[str, tuple[str, str]] = {
     "VIT.APPROX_ATTN_TYPE": ("none", "only the exact attention is built"),
+    "VIT.VIDEO_INPUT": ("true", "networks here take clips"),
     "DATA.USE_REPEATED_AUG": (
         "false",
         "AUG.NUM_SAMPLE 3 with AUG.RESAMPLE_FRAMES True makes three clips of every decoded video",
     ),
     "TRAIN.CHECKPOINT_TYPE": ("pytorch", "only PyTorch files are read"),
-    "TASK": ("", "networks are trained with labels here"),
+    "TASK": (
+        "",
+        "self-supervised training is not built; to train with labels take the key out, and name pre-trained weights in "
+        "TRAIN.CHECKPOINT_FILE_PATH",
+    ),
     "DETECTION.ENABLE": ("false", "whole clips are classified here, not the boxes in them"),
     "DETECTION.ALIGNED": ("true", "whole clips are classified here, not the boxes in them"),
     "MULTIGRID.LONG_CYCLE": ("false", "clips keep their shape over a training run"),
@@ -95,10 +106,14 @@ UNSUPPORTED: dict[str, tuple[str, str]] = {
     "MVIT.REV.ENABLE": ("false", "reversible networks are not built"),
     "MVIT.LAYER_SCALE_INIT_VALUE": ("0.0", "MViT has no layer scale here"),
     "MVIT.USE_FIXED_SINCOS_POS": ("false", "position tables are learned"),
+    "CONTRASTIVE.NUM_MLP_LAYERS": ("1", "classifiers have one layer"),
     "MODEL.DETACH_FINAL_FC": ("false", "SOLVER.FREEZE_LAYERS -1 trains the classifier alone"),
     "DATA.TRAIN_JITTER_FPS": ("0.0", "training clips keep their frame rate"),
     "DATA.TRAIN_JITTER_MOTION_SHIFT": ("false", "a training clip has one crop"),
     "TEST.NUM_TEMPORAL_CLIPS": ("[]", "TEST.VIEW_SWEEP evaluates several numbers of clips in one pass"),
+    # Motionformer's; its files are read as they were meant (code_bases.py).
+    "MIXUP.MIXUP_ALPHA": ("0.0", "MIXUP.ENABLE True and MIXUP.ALPHA mix clips"),
+    "MIXUP.CUTMIX_MINMAX": ("none", "MIXUP.CUTMIX_ALPHA says how the share of a clip is drawn"),
 }
 
 _PRECISION = {True: "fp16", False: "fp32"}
@@ -113,7 +128,9 @@ RENAMED: dict[str, tuple[str, dict[bool, str] | None]] = {
     "SOLVER.CLIP_GRADIENT": ("SOLVER.CLIP_GRAD_L2NORM", None),
     "SOLVER.CLIP_GRAD": ("SOLVER.CLIP_GRAD_L2NORM", None),
     "DATA.IN_VAL_CROP_RATIO": ("DATA.VAL_CROP_RATIO", None),
-    "MIXUP.MIXUP_ALPHA": ("MIXUP.ALPHA", None),
+    "MIXUP.MIXUP_PROB": ("MIXUP.PROB", None),
+    "MIXUP.MIXUP_SWITCH_PROB": ("MIXUP.SWITCH_PROB", None),
+    "MIXUP.MIXUP_MODE": ("MIXUP.MODE", None),
     "TEST.TEST_BEST": ("TEST.CHECKPOINT", {True: "best", False: "last"}),
     "TRAIN.CHECKPOINT_IN_INIT": ("TRAIN.CHECKPOINT_INFLATION", {True: "repeat", False: "mean"}),
 }

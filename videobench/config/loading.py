@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from fvcore.common.config import CfgNode
 
-from videobench.config.code_bases import as_published, code_base
+from videobench.config.code_bases import as_published, code_base, without_effect
 from videobench.config.defaults import _C
 from videobench.config.legacy import (
     ALTERNATIVE_TYPES,
@@ -27,6 +27,7 @@ from videobench.config.legacy import (
     OLD_SECTIONS,
     READER_RULES,
     RENAMED,
+    ROWS,
     STANDS_FOR,
     UNSUPPORTED,
 )
@@ -68,6 +69,7 @@ def load_config(
         settings = _flatten(layers)
         if base := code_base(settings):
             notes.append(f"{path}: a file of {base}; what it leaves open is set as {base} has it")
+            notes += [f"{path}: {key} is ignored: it did nothing in {base}" for key in without_effect(settings, base)]
             layers = [(str(path), as_published(settings, base))]
         for source, mapping in layers:
             _merge(cfg, mapping, source, notes)
@@ -281,7 +283,7 @@ def _literal(value: Any) -> Any:
         return value
     try:
         return ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last two for nested brackets
         return {"true": True, "false": False, "null": None, "none": None}.get(value.lower(), value)
 
 
@@ -290,7 +292,9 @@ def _coerce(value: Any, default: Any, key: str, source: str) -> Any:
     lists = list in ALTERNATIVE_TYPES.get(key, ())
     if isinstance(default, str) and not (lists and (isinstance(value, list) or str(value).startswith("["))):
         if isinstance(value, str):
-            return value
+            # Quotes that a shell left over, as yacs takes them.
+            bare = _literal(value) if source == COMMAND_LINE and value[:1] in ("'", '"') else value
+            return bare if isinstance(bare, str) else value
         # A text key given on the command line may look like a number (a folder called 2024).
         if value is not None and not isinstance(value, bool) and source == COMMAND_LINE:
             return str(value)
@@ -307,7 +311,7 @@ def _coerce(value: Any, default: Any, key: str, source: str) -> Any:
     if type(value) is float and not math.isfinite(value):
         raise ConfigError(f"{source}: {key} is {value}, which is no number to work with (default {default!r})")
     if type(value) is kind or type(value) in accepted:
-        if isinstance(value, list) and isinstance(default, list):
+        if isinstance(value, list):
             value = _elements(value, default, key, source)
         return copy.deepcopy(value)
     # Only whole floats stand for integers: 2.5 GPUs is a mistake, 1e1 epochs is not.
@@ -319,14 +323,27 @@ def _coerce(value: Any, default: Any, key: str, source: str) -> Any:
     )
 
 
-def _elements(value: list, default: list, key: str, source: str) -> list:
-    """The elements as numbers where the default has numbers, which may be written as text; refuses any other kind."""
-    kinds = {int, float} if key in NUMBERS else {type(element) for element in default}
-    if not kinds or not kinds <= {int, float}:
-        return value
-    numbers = [_literal(element) for element in value]
-    wanted = (int,) if kinds == {int} else (int, float)
-    if any(type(number) not in wanted for number in numbers):
-        names = "whole numbers" if kinds == {int} else "numbers"
-        raise ConfigError(f"{source}: {key} wants a list of {names} (default {default!r}), got {value!r}")
-    return numbers
+def _elements(value: list, default: Any, key: str, source: str) -> list:
+    """The elements as numbers where the key wants them, which may be written as text; refuses any other kind."""
+    kind = NUMBERS.get(key) or ROWS.get(key)
+    if kind is None:
+        kinds = {type(element) for element in default} if isinstance(default, list) else set()
+        if not kinds or not kinds <= {int, float}:
+            return value
+        kind = float if float in kinds else int
+    rows = value if key in ROWS else [value]
+    numbers = [
+        [_number(element, kind) for element in row] if isinstance(row, (list, tuple)) else [None] for row in rows
+    ]
+    if any(None in row for row in numbers):
+        names = "a list of " + "lists of " * (key in ROWS) + "whole " * (kind is int) + "numbers"
+        raise ConfigError(f"{source}: {key} wants {names} (default {default!r}), got {value!r}")
+    return numbers if key in ROWS else numbers[0]
+
+
+def _number(value: Any, kind: type) -> float | None:
+    """A finite number of a kind; None for what is none."""
+    number = _literal(value)
+    if kind is int and type(number) is float and number.is_integer():
+        number = int(number)
+    return number if type(number) in (int, kind) and abs(number) < math.inf else None

@@ -161,6 +161,7 @@ class TrainingState:
         # The moments come from the file, the options (weight decay, betas) from the configuration.
         own = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
+            state = _of_trained(state, [parameter.requires_grad for parameter in self.model.parameters()])
             groups = state["param_groups"]
             if list(map(_method, groups)) != list(map(_method, own)):
                 raise ValueError("it is of another SOLVER.OPTIMIZING_METHOD or has other parameter groups")
@@ -178,6 +179,19 @@ def _names(cfg: CfgNode) -> list[str] | dict[str, list[str]]:
     """Class names as a checkpoint holds them: a list, or one by head where there are several."""
     names = class_names(cfg)
     return names.get("", names)
+
+
+def _of_trained(state: dict[str, Any], trained: list[bool]) -> dict[str, Any]:
+    """An optimizer's state without empty groups and, where its one group has all parameters, those not trained here.
+
+    Motionformer's has a group for batch norms, of which there are none, and parameters that no forward pass reads.
+    """
+    groups = [group for group in state["param_groups"] if group["params"]]
+    if len(groups) == 1 and len(groups[0]["params"]) == len(trained):
+        kept = [number for number, wanted in zip(groups[0]["params"], trained, strict=True) if wanted]
+        groups = [{**groups[0], "params": kept}]
+        state = {**state, "state": {number: state["state"][number] for number in kept if number in state["state"]}}
+    return {**state, "param_groups": groups}
 
 
 def _method(group: Mapping[str, Any]) -> str:
