@@ -127,7 +127,8 @@ class Motionformer(VideoModel):
             layer out.
         drop: dropout in attention results and MLPs.
         pos_drop: dropout after the position embedding.
-        attn_drop: dropout of attention weights (trajectory: of the first step).
+        attn_drop: dropout of attention weights (trajectory: of the first step; in the published code divided attention
+            takes no notice of it).
         head_drop: dropout before the classifier.
         drop_path: largest stochastic-depth rate, linear over the blocks.
         checkpoint_blocks: leading blocks that recompute their activations in the backward pass; -1 means all.
@@ -247,7 +248,7 @@ class Motionformer(VideoModel):
         x = self.pos_drop(x + self._positions(rows, columns))
         for index, block in enumerate(self.blocks):
             x = run_block(block, x, recompute=index < self.recomputed)
-        return self.pre_logits(self.norm(x)[:, 0])
+        return self.pre_logits(self.norm(x).select(1, 0))
 
     def forward_head(self, features: Tensor) -> Tensor | dict[str, Tensor]:
         """Logits [N, num_classes], or a dict of them for several classifiers."""
