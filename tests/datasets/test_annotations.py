@@ -148,7 +148,7 @@ def test_bad_lists_name_file_and_line(tmp_path, text, message):
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_lists_and_names_that_a_spreadsheet_wrote(tmp_path, mark, end):
     lists = write(tmp_path / "list.csv", f"{mark}a/één b.mp4 0{end}c.mp4 1{end}")
     found = read_list(lists, num_classes=2)

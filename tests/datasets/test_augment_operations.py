@@ -126,6 +126,14 @@ def test_any_affine_map_equals_pillow_s(turn, shear, shift, interpolation):
     assert wrong.any(axis=(0, 1)).sum() <= 1
 
 
+@pytest.mark.parametrize(("height", "width", "degrees"), [(5, 37, -30), (3, 9, 30), (7, 65, -30), (65, 9, 30)])
+def test_sources_on_the_edge_of_a_turned_frame_are_where_pillow_has_them(height, width, degrees):
+    """At the full magnitude, 30 degrees, a source can lie on the edge but for the last bit."""
+    frames = torch.full((1, 3, height, width), 200, dtype=torch.uint8)
+    expected = pillow(frames, lambda image: image.rotate(degrees, Image.BICUBIC, fillcolor=FILL))
+    assert distance(pixel_ops.apply("rotate", frames, degrees, Sampling(FILL, "bicubic")), expected) <= 1
+
+
 @given(
     pixels=st.floats(-60, 60) | st.integers(-120, 120).map(lambda n: n / 2),
     axis=st.sampled_from([2, 3]),

@@ -4,6 +4,7 @@ import csv
 import json
 import pickle
 import shutil
+import struct
 
 import dataset_fixtures as fixtures
 import golden
@@ -23,6 +24,7 @@ from videobench.datasets.containers import VideoError
 from videobench.datasets.decoding import decode
 from videobench.datasets.epic_kitchens import NOUNS, VERBS
 from videobench.datasets.loader import TrainingLoader
+from videobench.datasets.picture_files import PictureFiles
 from videobench.datasets.records import VideoList
 from videobench.datasets.sampling import clip_indices, epic_segment
 from videobench.datasets.views import VideoViews
@@ -237,6 +239,12 @@ def test_lists_that_a_spreadsheet_wrote_in_a_folder_of_any_name(tmp_path):
             assert fixtures.numbers(video.decode([0])) == [frame]
 
 
+def test_lines_of_frame_folders_that_end_with_carriage_returns(tmp_path):
+    (tmp_path / "somesomev1_rgb_train_split.txt").write_bytes(b"100218 9 134\r48032 5 72\r")
+    found = split_list(fixtures.config("sth", tmp_path), "train")
+    assert (names(found), labels(found), found.counts.tolist()) == (["100218", "48032"], [134, 72], [9, 5])
+
+
 def test_a_video_may_be_listed_twice(tmp_path):
     fixtures.ssv2(tmp_path)
     entries = json.loads((tmp_path / JSON).read_text())
@@ -277,6 +285,14 @@ def test_bad_official_files(tmp_path, file, old, new, message):
         split_list(fixtures.config("ssv2", tmp_path), "train")
 
 
+def test_a_list_of_frames_with_a_damaged_name(tmp_path):
+    fixtures.ssv2(tmp_path)
+    text = (tmp_path / CSV).read_bytes()
+    (tmp_path / CSV).write_bytes(text.replace(b"900001 1 11 ", b"90000\xff 1 11 "))
+    with pytest.raises(ConfigError, match=r"train\.csv: video 90000\udcff is not in .*train\.json \(1 such videos\)"):
+        split_list(fixtures.config("ssv2", tmp_path), "train")
+
+
 @pytest.mark.parametrize("file", [JSON, LABELS, CSV])
 def test_missing_official_files(tmp_path, file):
     fixtures.ssv2(tmp_path)
@@ -310,6 +326,31 @@ def test_missing_and_broken_frames_are_named(tmp_path):
         assert caught.value.path == str(folder)
     with videos.open(0) as video:
         assert fixtures.numbers(video.decode([8, 6, 6])) == [9, 7, 7]
+
+
+def test_a_picture_is_named_once(tmp_path):
+    """A folder of one frame names folder and file, a picture of its own has one name."""
+    (tmp_path / "somesomev1_rgb_train_split.txt").write_text("85 1 30\n")
+    folder = split_list(fixtures.config("sth", tmp_path, prefix="frames"), "train")
+    (tmp_path / "train.json").write_text(json.dumps([{"im_path": "n01/gone.jpg", "class": 0}]))
+    keys = ("DATA.PATH_TO_PRELOAD_IMDB", str(tmp_path), "DATA.PATH_PREFIX", str(tmp_path))
+    alone = split_list(fixtures.config("imagenet", tmp_path, *IMAGES, *keys), "train")
+    for videos, message in ((folder, "frames/85: 00001.jpg: no such file"), (alone, "n01/gone.jpg: no such file")):
+        with videos.open(0) as video, pytest.raises(VideoError) as caught:
+            video.decode([0])
+        assert str(caught.value) == str(tmp_path / message)
+
+
+def test_a_damaged_picture_of_any_kind_is_a_broken_one(tmp_path):
+    path = tmp_path / "1.tif"
+    Image.new("L", (8, 8)).save(path)
+    content = bytearray(path.read_bytes())
+    # The offset of the pixels, tag 273, becomes a floating-point number, which Pillow does not expect.
+    place = content.index(struct.pack("<HHI", 273, 4, 1))
+    content[place : place + 12] = struct.pack("<HHIf", 273, 11, 1, 8.0)
+    path.write_bytes(content)
+    with pytest.raises(VideoError, match=r"1\.tif: .*float"):
+        PictureFiles(str(path), lambda _: str(path), 1).decode([0])
 
 
 def test_a_missing_frame_fails_a_training_video_and_another_takes_its_place(tmp_path):
@@ -409,6 +450,10 @@ def test_pickles_stand_for_the_csv_beside_them(epic, tmp_path):
 
 
 BAD_ACTIONS = [
+    ("verb_class", "verb_class", "take plate", '"take plate', "line 3: quotation marks that do not pair"),
+    ("verb_class", "verb_class", "take plate", '"take" plate', "line 3: quotation marks that do not pair"),
+    ("narration_id", '"narration_id', "take,0", "take,0", "line 1: quotation marks that do not pair"),
+    ("verb_class", "verb_class", "00:00:00.60", "99:00:999999999.60", "line 2: the action .* more frames than a video"),
     ("verb_class", "verb_class", "00:00:00.14", "0:14", "line 2: time stamp '0:14' is not of the form HH:MM:SS.hh"),
     ("verb_class", "verb_class", "00:00:00.14", "00:00:00.140", "line 2: time stamp '00:00:00.140' is not of the form"),
     (
@@ -453,6 +498,14 @@ def test_actions_without_classes_are_there_to_test(tmp_path):
     (tmp_path / "EPIC_100_test_timestamps.csv").write_text(text)
     cfg = fixtures.config("epickitchens", tmp_path, "EPICKITCHENS.TEST_LIST", "EPIC_100_test_timestamps.csv")
     assert labels(split_list(cfg, "test")) == [{"verb": -1, "noun": -1}]
+
+
+def test_an_open_quotation_mark_swallows_no_actions(tmp_path):
+    """Classes may be missing in the test list, so a row that took in the rest of the file would look sound."""
+    rows = fixtures.EPIC_ROWS.replace("open door", '"open door')
+    (tmp_path / "EPIC_100_validation.csv").write_text(fixtures.EPIC_HEADER + rows)
+    with pytest.raises(ConfigError, match=r"EPIC_100_validation\.csv, line 2: quotation marks that do not pair"):
+        split_list(fixtures.config("epickitchens", tmp_path), "test")
 
 
 # A folder per class.

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from videobench.config import ConfigError
 from videobench.datasets.annotations import read_class_names, read_list
 from videobench.datasets.own_videos import own_videos, stratified_split
+from videobench.datasets.preparation.files import read_entries
 
 
 def make(root: Path, *names: str) -> Path:
@@ -76,6 +77,18 @@ def test_tables_of_names(tmp_path, text):
     found = own_videos(table)
     assert found.classes == ["run", "walk"]
     assert sorted(found.train + found.val) == [(name, int(label == "walk")) for name, label in videos]
+
+
+def test_lines_may_end_with_carriage_returns(tmp_path):
+    make(tmp_path, *many("x", 4))
+    (tmp_path / "mine.csv").write_bytes(b"x/0.mp4,a\rx/1.mp4,b\rx/2.mp4,a\rx/3.mp4,b\r")
+    found = own_videos(tmp_path / "mine.csv")
+    assert (found.classes, sorted(found.train + found.val)) == (["a", "b"], [(f"x/{i}.mp4", i % 2) for i in range(4)])
+    (tmp_path / "list.csv").write_bytes(b"x/0.mp4 0\rx/1.mp4 1\r")
+    assert [(entry.name, entry.rest) for entry in read_entries(tmp_path / "list.csv")] == [
+        ("x/0.mp4", " 0"),
+        ("x/1.mp4", " 1"),
+    ]
 
 
 def test_numbers_are_named_by_the_file_beside_them(tmp_path):

@@ -198,6 +198,13 @@ def test_something_something_v2_as_videos(clip, tmp_path, capsys, monkeypatch):
     assert (status, text.count("use --check packets or full")) == (2, 1)
 
 
+def test_a_template_that_is_no_text(tmp_path):
+    (tmp_path / "labels.json").write_text('{"Holding something": "0"}')
+    (tmp_path / "train.json").write_text('[{"id": "1", "template": null}]')
+    with pytest.raises(ConfigError, match=r"train\.json: expected .* a text as 'template'"):
+        something_something("ssv2", {"train": tmp_path / "train.json"}, tmp_path / "labels.json", tmp_path)
+
+
 def test_something_something_v1_as_frames(tmp_path):
     (tmp_path / "labels.csv").write_text("Holding something\nClosing something\n")
     train, val = tmp_path / "something-something-v1-train.csv", tmp_path / "something-something-v1-validation.csv"
@@ -305,7 +312,11 @@ def test_epic_kitchens_missing_or_packed(tmp_path):
         ("P01_01_0", "not found: P01/rgb_frames/P01_01.tar has to be unpacked into a folder P01/rgb_frames/P01_01"),
         ("P04_121_0", "not found: neither frames nor a video of P04_121"),
     ]
-    table.write_text(table.read_text().replace("00:00:00.54", "0:54"))
+    rows = dataset_fixtures.EPIC_ROWS.replace(",P04_121,", ",/P04_121,")
+    table.write_text(dataset_fixtures.EPIC_HEADER + rows)
+    cause = "not found: neither frames nor a video of /P04_121"
+    assert epic([table], tmp_path / "epic").left_out[table.name][1] == ("P04_121_0", cause)
+    table.write_text(dataset_fixtures.EPIC_HEADER + dataset_fixtures.EPIC_ROWS.replace("00:00:00.54", "0:54"))
     frames(tmp_path / "epic/P04_121", 1, "frame_{:010d}.jpg")
     with pytest.raises(ConfigError, match=r"train\.csv: P04_121_0: time stamp '0:54' is not of the form"):
         epic([table], tmp_path / "epic")
@@ -553,14 +564,22 @@ KINETICS_HEADER = "label,youtube_id,time_start,time_end,split\n"
     [
         ("run,aaaaaaaaaaa,1,2,val\nrun,bbbbbbbbbbb\n", r"val\.csv, line 3: this line ends too early"),
         ("run,aaaaaaaaaaa,,,val\n", "aaaaaaaaaaa: time_start '' is no number"),
+        ("run,aaaaaaaaaaa,inf,,val\n", "aaaaaaaaaaa: time_start 'inf' is no number"),
         ("run,aaaaaaaaaaa,1,2,val\n,bbbbbbbbbbb,1,2,val\n", r"val\.csv: bbbbbbbbbbb has no label"),
         ("run,aaaaaaaaaaa,1,2,dev\n", "unknown split 'dev'"),
+        ('run,a,1,2,val\nrun,b,1,2,"val\nrun,c,1,2,val\n', r"val\.csv, line 3: quotation marks that do not pair"),
         ("", "no rows"),
     ],
 )
 def test_damaged_tables_of_kinetics(tmp_path, rows, message):
     (tmp_path / "val.csv").write_text(KINETICS_HEADER + rows)
     with pytest.raises(ConfigError, match=message):
+        kinetics_plan([tmp_path / "val.csv"], tmp_path, None)
+
+
+def test_a_table_that_begins_with_an_empty_line(tmp_path):
+    (tmp_path / "val.csv").write_text(f"\n{KINETICS_HEADER}run,aaaaaaaaaaa,1,2,val\n")
+    with pytest.raises(ConfigError, match=r"val\.csv: no column youtube_id"):
         kinetics_plan([tmp_path / "val.csv"], tmp_path, None)
 
 

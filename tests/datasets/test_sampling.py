@@ -56,6 +56,15 @@ def test_a_frame_rate_given_as_a_float_is_the_same_frame_rate():
         assert clip_indices(rule, fps=30000 / 1001, **shape) == clip_indices(rule, fps=Fraction(30000, 1001), **shape)
 
 
+@pytest.mark.parametrize("rule", ["slowfast_torchvision", "morphmlp_torchvision"])
+def test_frames_are_counted_from_the_duration_as_published(rule):
+    """30.0 * (247 / 30) is a little less than 247, so that the last of two clips is published to start at 118."""
+    last = clip_indices(rule, frames=247, fps=30, num_frames=32, stride=4, view=1, views=2)
+    assert (last[0], last[-1]) == (118, 245)
+    last = clip_indices(rule, frames=243, fps=30, num_frames=32, stride=4, view=1, views=2)
+    assert (last[0], last[-1]) == (115, 242)
+
+
 @pytest.mark.parametrize("table", ["sth_train_uniformer_morphmlp", "ssv2_train_slowfast_motionformer"])
 def test_segments_draw_from_the_whole_published_interval_one_by_one(table):
     rule, base = TABLES[table]

@@ -14,7 +14,7 @@ from videobench.config import CfgNode, ConfigError
 from videobench.datasets.backends import VideoReader
 from videobench.datasets.class_folders import read_class_folders, read_imagenet
 from videobench.datasets.epic_kitchens import read_actions
-from videobench.datasets.records import ClassSets, TextBuilder, VideoList, check_label, skip_mark
+from videobench.datasets.records import ClassSets, TextBuilder, VideoList, check_label, list_lines
 from videobench.datasets.something_something import read_folder_list, read_label_numbers, read_official
 
 
@@ -91,10 +91,7 @@ def read_list(
             f"{path}: cannot read this list file ({error.strerror}); DATA.PATH_TO_DATA_DIR names its folder"
         ) from error
     with stream:
-        for number, line in enumerate(skip_mark(stream), start=1):
-            line = line.strip()
-            if not line:
-                continue
+        for number, line in list_lines(stream):
             name, found, field = line.rpartition(cut)
             name = name.rstrip()
             try:

@@ -1,6 +1,5 @@
 """EPIC-Kitchens-100: actions in long videos, each with a verb and a noun, from the official csv files."""
 
-import csv
 import os
 from array import array
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import numpy as np
 
 from videobench.config import CfgNode, ConfigError
 from videobench.datasets.picture_files import PictureFiles, VideoSegment
-from videobench.datasets.records import Frames, TextBuilder, TextColumn, VideoList, check_label
+from videobench.datasets.records import CsvTable, Frames, TextBuilder, TextColumn, VideoList, check_label
 from videobench.datasets.sampling import epic_segment, timestamp_seconds
 
 #: Numbers of verbs and nouns (Damen et al., Rescaling Egocentric Vision, 2022).
@@ -117,7 +116,7 @@ def read_actions(cfg: CfgNode, split: str) -> VideoList:
             f"{path}: cannot read this list file ({error.strerror}); EPICKITCHENS.ANNOTATIONS_DIR names its folder"
         ) from error
     with stream:
-        rows = csv.DictReader(stream)
+        rows = CsvTable(path, stream)
         missing = [column for column in _COLUMNS if column not in (rows.fieldnames or ())]
         if missing:
             raise ConfigError(f"{path}, line 1: the columns {', '.join(missing)} are missing")
@@ -163,8 +162,9 @@ def _span(row: dict[str, str], as_videos: bool, where: str) -> tuple[float, ...]
         seconds = timestamp_seconds(start), timestamp_seconds(stop)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
-    if end <= first:
-        raise ConfigError(f"{where}: the action from {start} to {stop} has no frames")
+    if not first < end < 2**31:
+        count = "no frames" if end <= first else "more frames than a video can have"
+        raise ConfigError(f"{where}: the action from {start} to {stop} has {count}")
     return seconds if as_videos else (first, end, fps)
 
 

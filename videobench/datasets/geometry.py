@@ -28,9 +28,10 @@ _PIECE = 7168 + 48
 
 def rotation(degrees: float, width: int, height: int) -> Matrix:
     """Counter-clockwise rotation around the centre of the frame."""
-    c, s = cos(radians(degrees)), sin(radians(degrees))
-    x, y = width / 2, height / 2
-    return c, -s, x - c * x + s * y, s, c, y - s * x - c * y
+    # Rounded as in Pillow: the last bits decide whether a source on the edge is outside.
+    angle = -radians(degrees % 360)
+    c, s, x, y = round(cos(angle), 15), round(sin(angle), 15), width / 2, height / 2
+    return c, s, c * -x + s * -y + x, -s, c, -s * -x + c * -y + y
 
 
 def affine(clip: Tensor, matrix: Matrix, interpolation: str, fill: Sequence[int]) -> Tensor:

@@ -141,7 +141,7 @@ def _by_folder(source: Path, split: str, notes: list[str]) -> Labelled:
 
 def _read_table(path: Path) -> Labelled:
     try:
-        lines = path.read_bytes().decode("utf-8-sig", "surrogateescape").split("\n")
+        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
     except OSError as error:
         raise ConfigError(f"{path}: cannot read this table ({error.strerror})") from error
     lines = {number: line.strip() for number, line in enumerate(lines, start=1) if line.strip()}

@@ -48,7 +48,7 @@ def open_picture(path: str) -> Iterator["Image.Image"]:
     except UnidentifiedImageError as error:
         raise VideoError(path, "not a picture, or its header is missing") from error
     # Pillow reports broken pictures as one of several kinds of exceptions.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
         raise VideoError(path, cause_of(error)) from error
 
 
@@ -114,14 +114,17 @@ class PictureFiles:
             take(rows, frames)
 
     def _read(self, index: int) -> np.ndarray:
+        file = self._file(index)
         try:
-            with open_picture(self._file(index)) as picture:
+            with open_picture(file) as picture:
                 return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
         except VideoError as error:
-            raise VideoError(self.path, f"{self._name(index)}: {error.cause}") from error
+            # A single picture has been named already.
+            alone = not isinstance(file, str) or file == self.path
+            raise VideoError(self.path, error.cause if alone else f"{self._name(index)}: {error.cause}") from error
 
     def _name(self, index: int) -> str:
-        return os.path.relpath(self._file(index), self.path) if self.frames > 1 else os.path.basename(self.path)
+        return os.path.relpath(self._file(index), self.path)
 
 
 class VideoSegment:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -172,6 +174,45 @@ def skip_mark(stream: BinaryIO) -> BinaryIO:
     if stream.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
         stream.seek(0)
     return stream
+
+
+def list_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """The lines of a list file that was just opened, numbered from 1, without blank ones and blanks around them.
+
+    They may end as on any system: with a line feed, a carriage return or both.
+    """
+    lines = (part.strip() for line in skip_mark(stream) for part in line.splitlines())
+    return ((number, line) for number, line in enumerate(lines, start=1) if line)
+
+
+class CsvTable(csv.DictReader):
+    """The rows of a csv file by the names in its first line; a quotation mark without its other half swallows none.
+
+    Args:
+        path: the file, for messages.
+        lines: its lines.
+
+    Raises:
+        ConfigError: here and for every row, for quotation marks that are not csv.
+    """
+
+    def __init__(self, path: Path, lines: Iterable[str]) -> None:
+        super().__init__(lines, strict=True)
+        self._path = path
+        with self._errors():
+            _ = self.fieldnames  # read when first asked for
+
+    def __next__(self) -> dict[str, str]:
+        with self._errors():
+            return super().__next__()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        begin = self.line_num + 1
+        try:
+            yield
+        except csv.Error as error:
+            raise ConfigError(f"{self._path}, line {begin}: quotation marks that do not pair ({error})") from error
 
 
 def check_label(label: int, num_classes: int | None, where: str, key: str = "MODEL.NUM_CLASSES") -> None:

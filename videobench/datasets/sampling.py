@@ -122,20 +122,19 @@ def _native(request: _Request) -> list[int]:
 
 def _slowfast_torchvision(request: _Request) -> list[int]:
     """Decodes the clip alone when the video has more than T * stride frames (at any frame rate), else all of it."""
-    # torchvision hands out the frame rate as a 32-bit number.
-    fps = float(np.float32(float(request.fps)))
+    fps, frames = _torchvision_facts(request)
     length = max(1.0, request.num_frames * request.stride / float(request.target_fps) * fps)
+    if frames > request.num_frames * request.stride:
+        return _inside_window(request, request.start(max(frames - length, 0)), length, fps)
     start = request.start(max(request.frames - length, 0))
-    if request.frames > request.num_frames * request.stride:
-        return _inside_window(request, start, length, fps)
     return _positions(start, start + length - 1, request.num_frames, request.frames)
 
 
 def _morphmlp_torchvision(request: _Request) -> list[int]:
     """Always decodes the clip alone."""
-    fps = float(np.float32(float(request.fps)))
+    fps, frames = _torchvision_facts(request)
     length = request.num_frames * request.stride / float(request.target_fps) * fps
-    return _inside_window(request, request.start(max(request.frames - length, 0)), length, fps)
+    return _inside_window(request, request.start(max(frames - length, 0)), length, fps)
 
 
 def _uniformer_pyav(request: _Request) -> list[int]:
@@ -244,6 +243,15 @@ def _positions(start: float, end: float, count: int, available: int) -> list[int
     steps = np.arange(count)
     places = np.where(steps < count // 2, float(first) + step * steps, float(last) - step * steps[::-1])
     return [int(place) for place in np.clip(places.astype(np.float32), 0, available - 1)]
+
+
+def _torchvision_facts(request: _Request) -> tuple[float, float]:
+    """Frame rate, a 32-bit number in torchvision, and its product with the duration, taken for the number of frames.
+
+    The product of 247 frames at 30 is a little less than 247, and starts that are rounded down depend on it.
+    """
+    fps = float(np.float32(float(request.fps)))
+    return fps, fps * float(request.frames / request.fps)
 
 
 def _inside_window(request: _Request, start: float, length: float, fps: float, more: int = 0) -> list[int]:

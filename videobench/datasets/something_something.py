@@ -18,7 +18,7 @@ import numpy as np
 from videobench.config import CfgNode, ConfigError
 from videobench.datasets.containers import VideoError
 from videobench.datasets.picture_files import FrameFolders, PictureFiles
-from videobench.datasets.records import Frames, TextBuilder, VideoList, check_label, skip_mark, with_suffix
+from videobench.datasets.records import Frames, TextBuilder, VideoList, check_label, list_lines, skip_mark, with_suffix
 
 _VIDEO_SUFFIXES = (".webm", ".mp4", ".avi")
 # SSv2 frames were extracted at this rate for the published recipes.
@@ -79,10 +79,8 @@ def read_folder_list(cfg: CfgNode, split: str, rule: str) -> VideoList:
             "DATA.LABEL_PATH_TEMPLATE its name"
         ) from error
     with stream:
-        for number, line in enumerate(skip_mark(stream), start=1):
+        for number, line in list_lines(stream):
             fields = line.split()
-            if not fields:
-                continue
             try:
                 count, label = int(fields[-2]), int(fields[-1])
             except (ValueError, IndexError):
@@ -90,10 +88,10 @@ def read_folder_list(cfg: CfgNode, split: str, rule: str) -> VideoList:
             if len(fields) < 3 or not 0 < count < 2**31:
                 raise ConfigError(
                     f"{path}, line {number}: expected 'folder frames label' with whole numbers and at least one "
-                    f"frame, got {line.strip().decode(errors='replace')!r}"
+                    f"frame, got {line.decode(errors='replace')!r}"
                 )
             check_label(label, cfg.MODEL.NUM_CLASSES, f"{path}, line {number}")
-            names.add(line.rstrip().rsplit(None, 2)[0].lstrip())
+            names.add(line.rsplit(None, 2)[0])
             counts.append(count)
             labels.append(label)
     if not labels:
@@ -232,12 +230,12 @@ def _read_frame_list(path: Path) -> dict[str, tuple[int, int, int]]:
             name = line[: line.find(b" ")]
             if name != video:
                 if count:
-                    blocks[video.decode()] = (start, place - start, count)
-                if name.decode() in blocks:
-                    raise ConfigError(f"{path}, line {number}: the frames of video {name.decode()} are not together")
+                    blocks[os.fsdecode(video)] = (start, place - start, count)
+                if (shown := os.fsdecode(name)) in blocks:
+                    raise ConfigError(f"{path}, line {number}: the frames of video {shown} are not together")
                 video, start, count = name, place, 0
             count += 1
             place += len(line)
         if count:
-            blocks[video.decode()] = (start, place - start, count)
+            blocks[os.fsdecode(video)] = (start, place - start, count)
     return blocks

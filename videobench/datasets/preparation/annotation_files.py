@@ -1,6 +1,5 @@
 """Reading the official annotation files: tables, JSON, names of classes in whatever spelling."""
 
-import csv
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from videobench.config import ConfigError
+from videobench.datasets.records import CsvTable
 
 #: What the public data sets call their splits, and what lists here are called.
 SPLITS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
@@ -31,10 +31,10 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a csv file with a header that names at least ``columns``.
 
     Raises:
-        ConfigError: for a file without one of them, or without rows, and for a row that ends before them.
+        ConfigError: for a file without one of them, or without rows, and for a row that ends before them or is not csv.
     """
-    table = csv.DictReader(line if line.strip() else "" for line in read_lines(path))
-    missing = [column for column in columns if table.fieldnames and column not in table.fieldnames]
+    table = CsvTable(path, (line if line.strip() else "" for line in read_lines(path)))
+    missing = [column for column in columns if table.fieldnames is not None and column not in table.fieldnames]
     rows = []
     for row in table if not missing else ():
         if any(row[column] is None for column in columns):

@@ -82,9 +82,9 @@ def _last_frame(path: Path, row: dict[str, str]) -> int:
 def _why_missing(root: Path, video: str, stored: str, other: dict[str, str]) -> str:
     if video in other:
         return f"only as {'a video' if stored == 'frames' else 'frames'}, {other[video]}; most others are {stored}"
-    if packed := next(root.glob(f"{video.partition('_')[0]}/rgb_frames/{video}.tar"), None):
-        folder = packed.with_suffix("").relative_to(root)
-        return f"{NOT_FOUND}: {packed.relative_to(root)} has to be unpacked into a folder {folder}"
+    folder = f"{video.partition('_')[0]}/rgb_frames/{video}"
+    if os.path.exists(root / f"{folder}.tar"):
+        return f"{NOT_FOUND}: {folder}.tar has to be unpacked into a folder {folder}"
     return f"{NOT_FOUND}: neither frames nor a video of {video}"
 
 

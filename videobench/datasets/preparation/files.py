@@ -41,7 +41,7 @@ def read_entries(path: Path, separator: str = " ", fields: int = 1) -> list[Entr
     """
     try:
         # Not splitlines, to which other characters are the end of a line, too: names may have them.
-        lines = path.read_bytes().decode("utf-8-sig", "surrogateescape").split("\n")
+        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
     except OSError as error:
         raise ConfigError(f"{path}: cannot read this list ({error.strerror})") from error
     # Annotations that are read by the makers of lists, or by `split_list`.

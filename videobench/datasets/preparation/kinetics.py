@@ -39,7 +39,7 @@ def kinetics(annotations: Sequence[Path], videos: Path, classes: Sequence[Path] 
             raise ConfigError(f"{row['youtube_id']}: unknown split {row['split']!r}")
         try:
             start = int(float(row["time_start"]))
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise ConfigError(f"{row['youtube_id']}: time_start {row['time_start']!r} is no number") from error
         found = files.get((row["youtube_id"], start)) or files.get((row["youtube_id"], None))
         name = f"{split}.csv"

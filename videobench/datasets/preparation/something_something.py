@@ -63,9 +63,9 @@ def _rows(path: Path) -> list[tuple[str, str]]:
     if path.suffix == ".json":
         content = read_json(path)
         if not isinstance(content, list) or not all(
-            isinstance(r, dict) and {"id", "template"} <= r.keys() for r in content
+            isinstance(r, dict) and "id" in r and isinstance(r.get("template"), str) for r in content
         ):
-            raise ConfigError(f"{path}: expected a list of objects with 'id' and 'template'")
+            raise ConfigError(f"{path}: expected a list of objects with 'id' and a text as 'template'")
         return [(str(row["id"]), row["template"]) for row in content]
     rows = [line.split(";", 1) for line in read_lines(path) if line.strip()]
     if any(len(row) != 2 for row in rows):
