@@ -227,6 +227,15 @@ def test_features_and_a_new_head(label):
 
 
 @pytest.mark.parametrize("label", TABLE)
+def test_no_clips_have_no_logits(label):
+    model = build(label).eval()
+    some = heads(model(clip(label)))
+    model.clean_activation_buffers()
+    none = heads(model(clip(label)[:0]))
+    assert {head: out.shape for head, out in none.items()} == {head: out[:0].shape for head, out in some.items()}
+
+
+@pytest.mark.parametrize("label", TABLE)
 def test_exempt_from_decay_are_parameters_of_the_body(label):
     model = build(label)
     assert model.no_weight_decay() <= {name for name, _ in model.named_parameters() if not model.is_head(name)}

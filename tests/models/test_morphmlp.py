@@ -328,12 +328,22 @@ def test_clips_it_cannot_take(model_name, shape, message):
         build_small(model_name)(torch.zeros(shape))
 
 
+def test_a_stage_without_blocks_takes_any_map():
+    chunks, clip = {"MORPH.SEGMENT_DIM": [8, 4, 16, 4]}, torch.zeros(1, 3, 16, 48, 48)
+    with pytest.raises(ValueError, match="stage 3 a map of 3x3 tokens"):
+        build_small(**chunks)(clip)
+    assert build_small(**chunks, **{"MORPH.LAYERS": [1, 1, 0, 1]}).eval()(clip).shape == (1, 7)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"MORPH.LAYERS": [1, 1, 1]}, "depths wants one entry for each of the 4 stages"),
-        ({"MORPH.SEGMENT_DIM": [8, 16, 16, 5]}, "multiples of chunk_lengths"),
-        ({"MORPH.EMBED_DIMS": [12, 16, 32, 32], "MORPH.SEGMENT_DIM": [4, 4, 4, 4]}, "multiples of temporal_groups"),
+        ({"MORPH.LAYERS": [1, 1, 1]}, "MORPH.LAYERS wants one entry for each of the 4 stages"),
+        ({"MORPH.SEGMENT_DIM": [8, 16, 16, 5]}, "MORPH.EMBED_DIMS .* multiples of MORPH.SEGMENT_DIM"),
+        (
+            {"MORPH.EMBED_DIMS": [12, 16, 32, 32], "MORPH.SEGMENT_DIM": [4, 4, 4, 4]},
+            "MORPH.EMBED_DIMS .* multiples of the temporal groups",
+        ),
     ],
 )
 def test_settings_it_cannot_take(overrides, message):

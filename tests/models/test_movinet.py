@@ -2,6 +2,7 @@
 
 import copy
 import random
+from dataclasses import replace
 from itertools import pairwise
 
 import golden
@@ -230,6 +231,16 @@ def test_a_state_that_knows_its_size_keeps_its_shapes(flavour, size):
         key: (value.shape, value.dtype) for key, value in state.items()
     }
     assert list(after) == list(state)
+
+
+def test_no_streams_have_no_logits():
+    model = tiny(**PUBLISHED_STREAM)
+    frame, state = random_clip(0, 3, 1, 32, 32), model.stream_state(0)
+    with torch.no_grad():
+        for _ in range(2):
+            logits, state = model.stream(frame, state)
+    assert logits.shape == (0, 5)
+    assert state["head"].shape == (0, 16)
 
 
 def test_frames_one_by_one_leave_the_state_that_a_piece_leaves():
@@ -680,6 +691,10 @@ def test_wrong_inputs():
         base(clip.to(torch.uint8))
     with pytest.raises(ValueError, match="causal"):
         base.stream(clip, stream.stream_state(2))
+    others = [tiny(variant=other, **PUBLISHED_STREAM) for other in (MINI, replace(TINY, head=24))]
+    for state in ({}, None, *(other.stream_state(2) for other in others)):
+        with pytest.raises(ValueError, match=r"no state of this network .* stream_state\(\)"):
+            stream.stream(clip, state)
     stream(clip)
     for other in (clip[:1], random_clip(2, 3, 2, 64, 64)):
         with pytest.raises(ValueError, match="clean_activation_buffers"):

@@ -313,6 +313,7 @@ def test_rounding_concerns_few_crops():
     [
         ((2, 5, 5), (2, 4, 4), (1, 2, 2), (1, 1, 1)),  # more keys than queries, tables of another length
         ((2, 6, 6), (2, 6, 6), (1, 1, 1), (1, 3, 3)),
+        ((2, 6, 6), (2, 6, 6), (1, 1, 2), (1, 1, 2)),  # columns pooled alone
         ((4, 3, 3), (4, 3, 3), (2, 1, 1), (1, 2, 2)),  # time pooled: its table is still made for all frames
     ],
 )
@@ -351,6 +352,21 @@ def test_attention_is_the_written_formula(grid, table_grid, q_stride, kv_stride,
         expected = weights / weights.sum(axis=1, keepdims=True) @ v[:, head]
         expected[first:] += q[first:, head]
         np.testing.assert_allclose(result[:, head], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("factor", "width"), [(1.05, 31), (1.06, 32), (2.1, 63)])
+def test_widths_are_rounded_in_float32_as_published(factor, width):
+    """30 * 1.05 is a little less than 31.5 in float32."""
+    model = build({**VIDEO, "MVIT.EMBED_DIM": 30, "MVIT.DIM_MUL": [[1, factor]], "MVIT.HEAD_MUL": []})
+    assert model.num_features == width
+
+
+def test_tables_of_rows_and_columns_share_a_stride():
+    """As published, both are made for the stride of the rows; the forward pass resizes them."""
+    options, pooling = AttentionOptions(rel_pos_spatial=True), Pooling((1, 3, 3), (1, 1, 2))
+    attention = MultiScaleAttention(8, 8, 2, (2, 6, 6), (2, 6, 6), pooling, pooling, options)
+    assert attention.out_grid == attention.key_grid == (2, 6, 3)
+    assert len(attention.rel_pos_h) == len(attention.rel_pos_w) == 11
 
 
 # Forms of the same network --------------------------------------------------------------------------------------------
@@ -635,9 +651,10 @@ def test_inputs_that_do_not_fit(settings, shape, message):
         ({**IMAGE, "DATA.TRAIN_CROP_SIZE": 36}, "a crop size that all strides divide"),
         ({**IMAGE, "MVIT.REL_POS_TEMPORAL": True}, "three entries for clips and for positions in time"),
         ({**VIDEO, "MVIT.POOL_KVQ_KERNEL": [3, 3]}, "three entries for clips"),
-        ({**VIDEO, "MVIT.POOL_KV_STRIDE_ADAPTIVE": [4, 4]}, "pool_kv_stride_adaptive wants 3 entries"),
+        ({**VIDEO, "MVIT.POOL_KV_STRIDE_ADAPTIVE": [4, 4]}, "MVIT.POOL_KV_STRIDE_ADAPTIVE wants 3 entries"),
         ({**VIDEO, "MVIT.POOL_Q_STRIDE": [[4, 1, 2, 2]]}, r"a block \(0 to 3\) and 3 strides"),
-        ({**VIDEO, "MVIT.DIM_MUL": [[1, 2.0, 3]]}, "dim_mul wants pairs"),
+        ({**VIDEO, "MVIT.DIM_MUL": [[1, 2.0, 3]]}, "MVIT.DIM_MUL wants pairs"),
+        ({**VIDEO, "MVIT.HEAD_MUL": [[1, 2.0], [5, 2.0]]}, r"MVIT.HEAD_MUL wants pairs of a block \(0 to 4\)"),
         ({**MVIT_V1, "MVIT.NUM_HEADS": 3}, "3 heads do not divide the width 16"),
         ({**VIDEO, "MVIT.PATCH_KERNEL": [7, 7]}, "two entries for images, three for clips"),
         ({**VIDEO, "MVIT.POOL_KVQ_KERNEL": [2, 2, 2]}, "the shortcut has"),

@@ -1,5 +1,6 @@
 """UniFormer: S, B and the light models against the published numbers, and the contract that every network keeps."""
 
+import math
 import random
 
 import golden
@@ -268,6 +269,11 @@ def test_impossible_configurations_are_refused(overrides, message):
         build(*overrides)
 
 
+def test_a_scale_of_zero_asks_for_the_usual_one():
+    for value, scale in ((None, 8**-0.5), (0, 8**-0.5), (0.5, 0.5)):
+        assert build("UNIFORMER.QKV_SCALE", value).blocks3[0].attn.scale == scale
+
+
 def test_switches_reach_the_layers():
     model = build(
         *("UNIFORMER.STD", True, "UNIFORMER.QKV_BIAS", False, "UNIFORMER.QKV_SCALE", 0.5),
@@ -341,7 +347,7 @@ def test_fresh_divided_blocks_ignore_time():
 
 
 @pytest.mark.parametrize("layer_scale", [None, 0.3])
-@pytest.mark.parametrize("keep_ratio", [0.3, 0.5, 0.99])
+@pytest.mark.parametrize("keep_ratio", [0.3, 0.5, 0.9])
 def test_pruned_block_against_sorting(keep_ratio, layer_scale):
     """Sort, split, run and restore one clip at a time, as the idea is told."""
     settings = {"layer_scale": layer_scale, "keep_ratio": keep_ratio, "trade_off": 0.4}
@@ -375,8 +381,20 @@ def test_pruned_block_against_sorting(keep_ratio, layer_scale):
         torch.testing.assert_close(actual[0][clip], after[:1])
         torch.testing.assert_close(actual[1][clip], new_tokens[back].T.unflatten(1, (3, 2, 2)))
         torch.testing.assert_close(actual[2][clip], new_score[back])
-    through_scores = torch.autograd.grad(actual[1].square().sum(), score)[0].abs().sum()
-    assert (through_scores > 0) == (keep_ratio < 0.9)  # a single dropped token has weight one, whatever its score
+    assert torch.autograd.grad(actual[1].square().sum(), score)[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 2), (3, 2, 2)])
+def test_a_block_that_would_merge_a_single_token_merges_none(shape):
+    pruned, whole = (
+        HourglassBlock(8, 2, {"num_heads": 2}, keep_ratio=ratio, trade_off=0.4).double() for ratio in (0.99, 1.0)
+    )
+    randomise(pruned)
+    whole.load_state_dict(pruned.state_dict())
+    class_token, x = torch.randn(2, 1, 8).double(), torch.randn(2, 8, *shape).double()
+    score = torch.rand(2, math.prod(shape)).double()
+    for actual, wanted in zip(pruned(class_token, x, score), whole(class_token, x, score), strict=True):
+        torch.testing.assert_close(actual, wanted)
 
 
 def test_first_score_is_the_attention_of_the_class_token():

@@ -18,6 +18,7 @@ from tiny_networks import MORPHMLP, NETWORKS, UNIFORMER, sample, scramble, tiny
 from torch import Tensor, nn
 
 import videobench
+from videobench.config import CfgNode
 from videobench.models import LoadReport, WeightsError, export_weights, load_weights
 from videobench.models.class_order import reorder_classes
 from videobench.models.morphmlp import MorphMLP
@@ -145,6 +146,12 @@ def test_code_is_never_run(tmp_path, monkeypatch):
     with pytest.raises(WeightsError, match=r"torch\.nn\.modules\.linear\.Linear"):
         read_checkpoint("module.pyth")
     assert not Path("owned").exists()
+
+
+def test_a_configuration_object_in_a_file_is_named_with_what_to_do(tmp_path):
+    torch.save({"model_state": tiny("uniformer").state_dict(), "cfg": CfgNode({"A": 1})}, tmp_path / "object.pyth")
+    with pytest.raises(WeightsError, match=r"object\.pyth: .*CfgNode, .* torch\.save its state dict alone"):
+        load_weights(tiny("uniformer"), tmp_path / "object.pyth")
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")

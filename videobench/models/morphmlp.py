@@ -137,16 +137,18 @@ class MorphMLP(VideoModel):
         groups = [temporal_groups] * STAGES if isinstance(temporal_groups, int) else list(temporal_groups)
         image = num_frames == 1
         _check_stages(
-            depths=depths,
-            dims=dims,
-            chunk_lengths=chunk_lengths,
-            mlp_ratios=mlp_ratios,
-            transitions=transitions,
-            temporal_groups=groups,
+            {
+                "MORPH.LAYERS": depths,
+                "MORPH.EMBED_DIMS": dims,
+                "MORPH.SEGMENT_DIM": chunk_lengths,
+                "MORPH.MLP_RATIOS": mlp_ratios,
+                "MORPH.TRANSITIONS": transitions,
+                "temporal_groups": groups,
+            }
         )
-        _check_divides("dims", dims, "chunk_lengths", chunk_lengths)
+        _check_divides(dims, "MORPH.SEGMENT_DIM", chunk_lengths)
         if not image:
-            _check_divides("dims", dims, "temporal_groups", groups)
+            _check_divides(dims, "the temporal groups", groups)
 
         self.in_channels = in_channels
         self.num_frames = num_frames
@@ -196,8 +198,10 @@ class MorphMLP(VideoModel):
             downsample = getattr(self, f"patch_embed{stage + 1}", None) if stage > 0 else None
             if downsample is not None:
                 x = downsample(x)
-            _check_map(clip, x, self.chunk_lengths[stage], stage)
-            for index, block in enumerate(getattr(self, f"blocks{stage + 1}")):
+            blocks = getattr(self, f"blocks{stage + 1}")
+            if len(blocks) > 0:
+                _check_map(clip, x, self.chunk_lengths[stage], stage)
+            for index, block in enumerate(blocks):
                 x = run_block(block, x, recompute=index < self.recomputed[stage])
         return self.norm(x.flatten(1, 3)).mean(1)
 
@@ -232,15 +236,15 @@ class MorphMLP(VideoModel):
         return group_parameters(self, layer_of)
 
 
-def _check_stages(**values: Sequence) -> None:
+def _check_stages(values: dict[str, Sequence]) -> None:
     for name, value in values.items():
         if len(value) != STAGES:
             raise ValueError(f"{name} wants one entry for each of the {STAGES} stages, got {list(value)}")
 
 
-def _check_divides(name: str, dims: Sequence[int], by: str, parts: Sequence[int]) -> None:
+def _check_divides(dims: Sequence[int], by: str, parts: Sequence[int]) -> None:
     if any(dim % part for dim, part in zip(dims, parts, strict=True)):
-        raise ValueError(f"{name} {list(dims)} must be multiples of {by} {list(parts)}, stage by stage")
+        raise ValueError(f"MORPH.EMBED_DIMS {list(dims)} must be multiples of {by} {list(parts)}, stage by stage")
 
 
 def _check_map(clip: Tensor, x: Tensor, length: int, stage: int) -> None:
@@ -248,7 +252,8 @@ def _check_map(clip: Tensor, x: Tensor, length: int, stage: int) -> None:
     if height * width % length:
         raise ValueError(
             f"frames of {clip.shape[3]}x{clip.shape[4]} give stage {stage + 1} a map of {height}x{width} tokens, which "
-            f"do not divide into chunks of {length}; published networks take 224x224 and multiples of it"
+            f"do not divide into chunks of {length} (MORPH.SEGMENT_DIM); published networks take 224x224 and multiples "
+            "of it"
         )
 
 

@@ -35,7 +35,7 @@ def _to_chunks(x: Tensor, length: int) -> Tensor:
         return _to_chunks(x.reshape(maps, 1, height * width, dim), length)
     rows, columns = tile
     x = x.unflatten(3, (length, -1)).unflatten(2, (-1, columns)).unflatten(1, (-1, rows))
-    return x.permute(0, 1, 3, 5, 2, 4, 6).reshape(maps, -1, length, dim)
+    return x.permute(0, 1, 3, 5, 2, 4, 6).reshape(maps, height * width // length, length, dim)
 
 
 def _from_chunks(chunks: Tensor, height: int, width: int) -> Tensor:

@@ -80,7 +80,8 @@ class DividedAttention(SpaceTimeAttention):
         class_q, patch_q = q.split(class_and_patches, dim=2)
         query = self._grouped(patch_q)
         key, value = (self._grouped(*x.split(class_and_patches, dim=2)[::-1]) for x in (k, v))
-        patches = self.weigh(query, key, value).unflatten(0, (batch, -1))
+        groups = patch_q.shape[2] // query.shape[2]
+        patches = self.weigh(query, key, value).unflatten(0, (batch, groups))
         if self.axis == "time":
             patches = patches.transpose(1, 2)
         return torch.cat((self.weigh(class_q, k, v), patches.flatten(1, 2)), dim=1)
@@ -146,7 +147,7 @@ class TrajectoryAttention(SpaceTimeAttention):
         # What a patch found in its own frame asks the question.
         found = [trajectories[frame].split(places, dim=1)[index] for index, frame in enumerate(frames)]
         own = found[0] if len(found) == 1 else torch.cat(found, dim=1)
-        batch, _, dim = own.shape
+        dim = own.shape[2]
         query = self.proj_q(own).flatten(0, 1) * self.scale
         key_map, value_map = self.proj_kv.weight.unflatten(0, (2, self.num_heads, -1)).unbind(0)  # [heads, D, C] each
 
@@ -161,7 +162,7 @@ class TrajectoryAttention(SpaceTimeAttention):
         else:
             weights = weights.transpose(1, 2).unsqueeze(-1).to(y.dtype)
             out = (weights * y.unflatten(-1, (self.num_heads, -1))).sum(dim=1).flatten(1)
-        return out.unflatten(0, (batch, -1))
+        return out.view(own.shape)
 
 
 # PyTorch 2.6 does not tell export and compilation apart.

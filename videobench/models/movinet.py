@@ -137,6 +137,8 @@ class MoViNet(VideoModel):
         self.min_size = next(size for size in count(1) if min(self._sizes(size)) >= 1)
         self._activations: State | None = None
         self._frame_step: FrameStep | None = None
+        # What every entry of a state has beyond videos and places: channels, and frames that are kept.
+        self._state_layout = {key: kept.shape[1:3] for key, kept in self.stream_state(1, "meta").items()}
 
     def forward(self, clip: Tensor) -> Tensor:
         """Logits [N, num_classes] of a clip [N, C, T, H, W].
@@ -172,10 +174,12 @@ class MoViNet(VideoModel):
             Logits [N, num_classes] of the stream up to its last frame, and its new state.
 
         Raises:
-            ValueError: when the network is not causal, or the frames do not continue this state.
+            ValueError: when the network is not causal, the state another network's, or the frames do not continue it.
         """
         if not self.style.causal:
             raise ValueError("only a causal network streams: build it with MOVINET.CAUSAL True")
+        if not torch.compiler.is_compiling():
+            self._check_state(state)
         if frames.shape[0] != state["frames"].shape[0]:
             raise ValueError(
                 f"the stream began with {len(state['frames'])} videos, got {len(frames)}: take a new stream_state, or "
@@ -188,6 +192,13 @@ class MoViNet(VideoModel):
             features, left = self._pooled(frames, state)
             logits = self.forward_head(features)
         return logits, {key: left[key] for key in state}
+
+    def _check_state(self, state: State) -> None:
+        layout = {key: kept.shape[1:3] for key, kept in state.items()} if isinstance(state, dict) else {}
+        if layout != self._state_layout:
+            names = {**self._state_layout, **layout}
+            other = next(key for key in names if layout.get(key) != self._state_layout.get(key))
+            raise ValueError(f"this is no state of this network (see its {other}): take one of its own stream_state()")
 
     def _step_for(self, frames: Tensor, state: State) -> FrameStep | None:
         """The short way through the network, if it may be taken for these frames."""

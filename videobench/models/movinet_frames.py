@@ -70,6 +70,7 @@ class FrameStep:
             and [type(layer) for layer in network.classifier.children()] == CLASSIFIER
             and not (network.training or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
             and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+            and len(frames) > 0
             # Inference tensors count no changes; a head may have been replaced alone.
             and not any(layer.conv_1.conv.weight.is_inference() for layer in (network.conv7, network.classifier[3]))
         )

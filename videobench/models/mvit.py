@@ -149,7 +149,7 @@ class MViT(VideoModel):
     ) -> None:
         super().__init__()
         if mode not in POOL_MODES:
-            raise ValueError(f"the pooling mode is one of {', '.join(POOL_MODES)}, got {mode!r}")
+            raise ValueError(f"MVIT.MODE is one of {', '.join(POOL_MODES)}, got {mode!r}")
         self.in_channels = in_channels
         self.input_shape = (num_frames, input_size, input_size)[-len(patch_kernel) :]
         self.use_mean_pooling = use_mean_pooling
@@ -160,8 +160,9 @@ class MViT(VideoModel):
         rank = _pooling_rank(pool_q_stride, pool_kv_stride, pool_kv_stride_adaptive, pool_kernel, len(grid))
         if rank not in (2, 3) or rank < len(grid) or (rank == 2 and rel_pos_temporal):
             raise ValueError(
-                "pooling strides and kernels have three entries for clips and for positions in time, two or three "
-                f"for images; got {rank}"
+                "strides and kernels in MVIT.POOL_Q_STRIDE, MVIT.POOL_KV_STRIDE and MVIT.POOL_KVQ_KERNEL have three "
+                f"entries for clips and for positions in time (MVIT.REL_POS_TEMPORAL), two or three for "
+                f"images; got {rank}"
             )
         grid = (1,) * (rank - len(grid)) + grid
         self.image_form = rank == 2
@@ -291,14 +292,14 @@ class MViT(VideoModel):
 def _patch_grid(shape: Grid, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Grid:
     if len(kernel) not in (2, 3) or not len(kernel) == len(stride) == len(padding):
         raise ValueError(
-            "kernel, stride and padding of the patch convolution have two entries for images, three for clips; got "
+            "MVIT.PATCH_KERNEL, PATCH_STRIDE and PATCH_PADDING have two entries for images, three for clips; got "
             f"{list(kernel)}, {list(stride)}, {list(padding)}"
         )
     counted = tuple(n // s for n, s in zip(shape, stride, strict=True))
     cut = tuple((n + 2 * p - k) // s + 1 for n, k, s, p in zip(shape, kernel, stride, padding, strict=True))
     if cut != counted:
         raise ValueError(
-            f"the patch convolution (kernel {list(kernel)}, stride {list(stride)}, padding {list(padding)}) cuts an "
+            f"MVIT.PATCH_KERNEL {list(kernel)}, PATCH_STRIDE {list(stride)} and PATCH_PADDING {list(padding)} cut an "
             f"input of {shape} into {cut} patches instead of {counted}: use a padding of half the kernel and a size "
             "that the stride divides"
         )

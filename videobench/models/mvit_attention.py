@@ -194,14 +194,15 @@ class MultiScaleAttention(nn.Module):
         wanted = ("t" if options.rel_pos_temporal else "") + ("hw" if options.rel_pos_spatial else "")
         self.axes = [i for i, name in enumerate(names) if name in wanted]
         for axis in self.axes:
-            # The time table is made for the unpooled length.
-            q_stride, kv_stride = (1, 1) if names[axis] == "t" else (pool_q.stride[axis], pool_kv.stride[axis])
+            # The time table is made for the unpooled length; both others take the second stride, as published.
+            q_stride, kv_stride = (1, 1) if names[axis] == "t" else (pool_q.stride[1], pool_kv.stride[1])
             rows = 2 * max(table_grid[axis] // q_stride, table_grid[axis] // kv_stride) - 1
             needed = 2 * max(self.out_grid[axis], self.key_grid[axis]) - 1
             if rows != needed and len(grid) == 2:
                 raise ValueError(
                     f"relative positions of {self.out_grid} queries and {self.key_grid} keys need {needed} rows per "
-                    f"axis, the image network stores {rows}: use a crop size that all strides divide"
+                    f"axis, the image network stores {rows}: use a crop size that all strides divide "
+                    "(DATA.TRAIN_CROP_SIZE)"
                 )
             table = nn.Parameter(torch.zeros(rows, self.head_dim))
             if not options.rel_pos_zero_init:

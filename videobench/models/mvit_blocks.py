@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from videobench.models.layers import DropPath
@@ -34,7 +35,7 @@ class BlockPlan:
 
 def _round_width(width: int, factor: float, divisor: int = 1) -> int:
     """``width * factor`` as the nearest multiple of ``divisor``, never more than a tenth too small."""
-    wanted = width * factor
+    wanted = width * torch.tensor(factor, dtype=torch.float32, device="cpu")  # rounded as published
     rounded = max(1, int(wanted + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * wanted else rounded
 
@@ -57,14 +58,14 @@ def plan_blocks(
     Raises:
         ValueError: for a block that does not exist, or strides and kernels without one entry per axis.
     """
-    q_strides = _by_block("pool_q_stride", pool_q_stride, depth, rank)
-    kv_strides = _by_block("pool_kv_stride", pool_kv_stride, depth, rank)
+    q_strides = _by_block("MVIT.POOL_Q_STRIDE", pool_q_stride, depth, rank)
+    kv_strides = _by_block("MVIT.POOL_KV_STRIDE", pool_kv_stride, depth, rank)
     if pool_kernel is not None and len(pool_kernel) != rank:
-        raise ValueError(f"pool_kernel wants {rank} entries, got {list(pool_kernel)}")
+        raise ValueError(f"MVIT.POOL_KVQ_KERNEL wants {rank} entries, got {list(pool_kernel)}")
     if pool_kv_stride_adaptive is not None:
         stride = tuple(pool_kv_stride_adaptive)
         if len(stride) != rank:
-            raise ValueError(f"pool_kv_stride_adaptive wants {rank} entries, got {list(stride)}")
+            raise ValueError(f"MVIT.POOL_KV_STRIDE_ADAPTIVE wants {rank} entries, got {list(stride)}")
         for block in range(depth):
             query_stride = q_strides.get(block, (1,) * rank)
             stride = tuple(max(s // q, 1) for s, q in zip(stride, query_stride, strict=True))
@@ -77,7 +78,7 @@ def plan_blocks(
         kernel = tuple(pool_kernel) if pool_kernel is not None else tuple(s + 1 if s > 1 else s for s in stride)
         return Pooling(kernel, stride)
 
-    widen, more_heads = _factors("dim_mul", dim_mul), _factors("head_mul", head_mul)
+    widen, more_heads = _factors("MVIT.DIM_MUL", dim_mul, depth), _factors("MVIT.HEAD_MUL", head_mul, depth)
     plans = []
     dim = embed_dim
     for block in range(depth):
@@ -88,7 +89,9 @@ def plan_blocks(
         out_dim = _round_width(dim, widen.get(listed, 1.0), divisor)
         attention_dim = out_dim if dim_mul_in_att else dim
         if attention_dim % num_heads:
-            raise ValueError(f"block {block}: {num_heads} heads do not divide the width {attention_dim}")
+            raise ValueError(
+                f"block {block}: {num_heads} heads do not divide the width {attention_dim} (MVIT.HEAD_MUL, DIM_MUL)"
+            )
         plans.append(
             BlockPlan(dim, attention_dim, out_dim, num_heads, pooling(q_strides, block), pooling(kv_strides, block))
         )
@@ -103,9 +106,10 @@ def _by_block(name: str, rows: Sequence[Sequence[int]], depth: int, rank: int) -
     return {row[0]: tuple(row[1:]) for row in rows}
 
 
-def _factors(name: str, pairs: Sequence[Sequence[float]]) -> dict[int, float]:
-    if any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f"{name} wants pairs of a block and a factor, got {list(pairs)}")
+def _factors(name: str, pairs: Sequence[Sequence[float]], depth: int) -> dict[int, float]:
+    for pair in pairs:
+        if len(pair) != 2 or not 0 <= pair[0] <= depth:
+            raise ValueError(f"{name} wants pairs of a block (0 to {depth}) and a factor, got {list(pair)}")
     return {int(block): factor for block, factor in pairs}
 
 
@@ -163,8 +167,8 @@ class MultiScaleBlock(nn.Module):
             self.pool_skip = TokenPool("max", grid, skip, cls_token=options.cls_token)
             if self.pool_skip.out_grid != self.attn.out_grid:
                 raise ValueError(
-                    f"pooling kernel {plan.pool_q.kernel} with stride {plan.pool_q.stride} gives the query the grid "
-                    f"{self.attn.out_grid}, but the shortcut has {self.pool_skip.out_grid}"
+                    f"MVIT.POOL_KVQ_KERNEL {plan.pool_q.kernel} with stride {plan.pool_q.stride} gives the query the "
+                    f"grid {self.attn.out_grid}, but the shortcut has {self.pool_skip.out_grid}"
                 )
 
     def forward(self, x: Tensor) -> Tensor:

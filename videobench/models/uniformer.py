@@ -61,7 +61,7 @@ class Attention(nn.Module):
         if num_heads < 1 or dim % num_heads:
             raise ValueError(f"a width of {dim} does not divide into {num_heads} attention heads")
         self.num_heads = num_heads
-        self.scale = (dim // num_heads) ** -0.5 if qkv_scale is None else qkv_scale
+        self.scale = qkv_scale or (dim // num_heads) ** -0.5
         self.attention_dropout = attention_dropout
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
@@ -205,7 +205,7 @@ class Uniformer(VideoModel):
         head_dim: channels per attention head; the number of heads is width // head_dim.
         mlp_ratio: hidden size of the MLPs over their width, one number or one per stage.
         qkv_bias: bias in the query/key/value projection.
-        qkv_scale: factor on query-key products; None means ``head_dim ** -0.5``.
+        qkv_scale: factor on query-key products; None or 0 means ``(width / heads) ** -0.5``.
         dropout: dropout in MLPs, attention projections and after the first patch embedding.
         attention_dropout: dropout on attention weights.
         drop_path: stochastic depth of the last block, rising linearly from 0 at the first.

@@ -113,7 +113,8 @@ class HourglassBlock(nn.Module):
         return class_token, tokens.transpose(1, 2).unflatten(2, x.shape[2:]), score
 
     def _run_merged(self, class_token: Tensor, tokens: Tensor, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        kept = score.argsort(1, descending=True)[:, : int(tokens.shape[1] * self.keep_ratio)]
+        order = score.argsort(1, descending=True)
+        kept = order[:, : int(tokens.shape[1] * self.keep_ratio)]
         kept_rows = kept.unsqueeze(-1).expand(-1, -1, tokens.shape[2])
         others = score.scatter(1, kept, 0.0)
         others = others / others.sum(1, keepdim=True).clamp_min(torch.finfo(others.dtype).tiny)
@@ -124,8 +125,11 @@ class HourglassBlock(nn.Module):
         # Every token takes the merged token's gain, then the kept ones are put in their places.
         tokens = tokens + gain[:, -1:]
         tokens = tokens.scatter(1, kept_rows, sequence[:, 1:-1].to(tokens.dtype))
-        kept_score = torch.lerp(score.gather(1, kept), attention[:, 1:-1], self.trade_off)
-        return sequence[:, :1], tokens, score.scatter(1, kept, kept_score)
+        # As published, a merged token that is made of one token alone scores that one too.
+        scored = order if kept.shape[1] == tokens.shape[1] - 1 else kept
+        attention = attention[:, 1 : 1 + scored.shape[1]]
+        new_score = torch.lerp(score.gather(1, scored), attention, self.trade_off)
+        return sequence[:, :1], tokens, score.scatter(1, scored, new_score)
 
     def _run(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens after both branches, what these add when stochastic depth drops neither, and the attention row."""

@@ -349,7 +349,10 @@ def _note_origin(name: str, have: Tensor, state: State, file_names: dict[int, st
 def _why_unreadable(path: str | Path, error: Exception) -> str:
     message = str(error)
     if isinstance(error, pickle.UnpicklingError) and (found := re.search(r"GLOBAL ([\w.]+)", message)):
-        return f"it holds an object of {found[1]}, which is not read because it could run code; wanted: tensors"
+        return (
+            f"it holds an object of {found[1]}, which is not read because it could run code; wanted: tensors (where "
+            "the file can be trusted, torch.save its state dict alone with the code that wrote it)"
+        )
     with open(path, "rb") as stream:
         start = stream.read(64)
     if not start:

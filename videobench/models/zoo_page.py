@@ -10,8 +10,8 @@ _INTRODUCTION = """\
 
 Every network that the published tables of five families list, as its authors trained and tested it. A row's name is
 what `videobench.create_model` and `tools/model_info.py` take; its recipe is what `tools/run_net.py --cfg` takes, for
-training and for the published test alike. Accuracies are the authors', in percent, of their weights; this repository
-holds no weights.
+training and for the published test alike (where only the test is published, it has `TRAIN.ENABLE` False). Accuracies
+are the authors', in percent, of their weights; this repository holds no weights.
 
 Parameters and GFLOPs (1e9 multiply-adds of one view) are counted in the networks as built here; the printed GFLOPs are
 the authors', also of one view. Views are clips x crops per video.
