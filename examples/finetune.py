@@ -4,8 +4,8 @@ FOLDER has a sub-folder per class. NETWORK.yaml is a recipe of configs/; name in
 TRAIN.CHECKPOINT_FILE_PATH (tools/finetune.py has options for all of this).
 """
 
-import os
 import sys
+from pathlib import Path
 
 import videobench
 from videobench.engine.finetune import finetune
@@ -16,11 +16,13 @@ def main(folder: str, output: str, network: str, *overrides: str) -> None:
     if status:
         sys.exit(status)
     predictor = videobench.Predictor(output)
-    for name in sorted(os.listdir(folder)):
-        path = os.path.join(folder, name, sorted(os.listdir(os.path.join(folder, name)))[0])
+    for of_class in sorted(path for path in Path(folder).iterdir() if path.is_dir()):
+        path = min(of_class.iterdir())
         (best, share), *_ = predictor.predict(path).top(1)
         print(f"{path}: {best} ({share:.0%})")
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -30,4 +30,6 @@ def main(path: str, weights: str, model: str | None = None) -> torch.Tensor:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -2,9 +2,11 @@
 
 import importlib.util
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from tiny_checkpoints import tiny_config
 from video_fixtures import pictures, write_clip
@@ -28,6 +30,13 @@ def example(name: str):
 def test_every_example_is_listed():
     listed = re.findall(r"\[(\w+\.py)\]", (ROOT / "examples/README.md").read_text())
     assert sorted(listed) == sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_says_what_it_takes(path, monkeypatch):
+    monkeypatch.setattr("sys.argv", [str(path)])
+    with pytest.raises(SystemExit, match=rf"python examples/{path.name} [A-Z]"):
+        runpy.run_path(str(path), run_name="__main__")
 
 
 def test_embed(weights, tmp_path):
@@ -61,6 +70,7 @@ def test_finetune(tmp_path, capsys):
         (tmp_path / "own" / name).mkdir(parents=True)
         for index in range(3):
             write_clip(tmp_path / "own" / name / f"{index}.mp4", pictures(8, seed=10 * number + index))
+    (tmp_path / "own/notes.txt").write_text("left out")
     network = tmp_path / "tiny.yaml"
     network.write_text(tiny_config(TRAIN__PRECISION="fp32").dump())
     example("finetune")(str(tmp_path / "own"), str(tmp_path / "run"), str(network))
