@@ -16,12 +16,13 @@ from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
-from clock import MIB, Clock
+from clock import MIB, Clock, finish_queued, usable_device
 from record import as_line, facts, read_results, write_results
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 import videobench
+from videobench.engine.arithmetic import tf32
 from videobench.models import VideoModel, zoo_config
 from videobench.models.zoo import zoo_row
 
@@ -71,11 +72,10 @@ def kept_for_backward(model: VideoModel, clip: Tensor) -> tuple[int, Tensor]:
 
 def seconds_of_step(model: VideoModel, clip: Tensor) -> float:
     """Wall seconds of a forward and a backward pass."""
-    synchronize = torch.cuda.synchronize if clip.is_cuda else lambda: None
-    synchronize()
+    finish_queued(clip.device)
     started = time.perf_counter()
     loss_of(model, clip).backward()
-    synchronize()
+    finish_queued(clip.device)
     return time.perf_counter() - started
 
 
@@ -137,31 +137,31 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=1, help="clips per step (default 1)")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each form; the median counts (default 5)")
     parser.add_argument("--no-time", action="store_true", help="count memory only")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=usable_device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--output", type=Path, default=RESULTS, help="JSON file; entries of these networks are replaced"
     )
     args = parser.parse_args()
     if args.steps < 5 or args.batch < 1:
         parser.error("--steps is at least 5, --batch at least 1")
-    device = torch.device(args.device)
     try:
         names = [zoo_row(name).name for name in args.names or DEFAULT]
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
 
-    setting = facts(device) | {"precision": "float32", "steps": 0 if args.no_time else args.steps}
+    setting = facts(args.device) | {"precision": "float32", "steps": 0 if args.no_time else args.steps}
     print(as_line(setting))
     print(table_line(HEADER))
     results = read_results(args.output)
     for name in names:
-        result = measure(name, args.batch, setting["steps"], device)
+        with tf32(False):
+            result = measure(name, args.batch, setting["steps"], args.device)
         print(table_line(cells(name, result)), flush=True)
         if "peak_bytes" in result:
             peaks = ", ".join(f"{form} {size / MIB:.1f} MiB" for form, size in result["peak_bytes"].items())
             print(f"  peak of a step beyond parameters and gradients: {peaks}", flush=True)
-        results.setdefault(device.type, {})[name] = {**result, **setting}
+        results.setdefault(args.device.type, {})[name] = {**result, **setting}
         write_results(args.output, results)
     return 0
 

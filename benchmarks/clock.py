@@ -1,5 +1,6 @@
 """Seconds and memory of steps on a device, and the most that it does: the rates that bounds are made of."""
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -9,6 +10,25 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 MIB = 2**20
+
+
+def usable_device(name: str) -> torch.device:
+    """``cpu`` or ``cuda``, as an argument of a script.
+
+    Raises:
+        argparse.ArgumentTypeError: for any other, and where torch finds no GPU.
+    """
+    if name not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"cpu or cuda, not {name}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError("torch finds no GPU here")
+    return torch.device(name)
+
+
+def finish_queued(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def cpu_seconds(step: Callable[[], object]) -> float:

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from augmentation import on_frames
+from clock import finish_queued, usable_device
 from corpus import real_videos, write_original
 from data import as_float, span_of_frames
 from plain import plain_form
@@ -34,6 +35,8 @@ import videobench
 from videobench.config import CfgNode
 from videobench.datasets.decoding import probe
 from videobench.datasets.rand_augment import Frame, Policy
+from videobench.engine.arithmetic import autocast, tf32
+from videobench.engine.sound_convolutions import avoid_unsound_convolutions
 from videobench.engine.trainer import Trainer
 from videobench.models import build_model
 from videobench.models.zoo import zoo_row
@@ -62,10 +65,10 @@ class Phases:
         if not self.enabled:
             yield
             return
-        self._finish_queued()
+        finish_queued(self.device)
         started = self.clock()
         yield
-        self._finish_queued()
+        finish_queued(self.device)
         self.seconds.setdefault(name, []).append(self.clock() - started)
 
     def around(self, name: str, call: Callable) -> Callable:
@@ -82,10 +85,6 @@ class Phases:
             for name, calls in self.seconds.items()
             if len(calls) % steps == 0
         }
-
-    def _finish_queued(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 def readable(folder: Path, count: int = 2) -> list[Path]:
@@ -107,12 +106,12 @@ def configuration(name: str, folder: Path, output: Path, args: argparse.Namespac
     few = next((keys for prefix, keys in FEW.items() if name.startswith(prefix)), None) if args.few else []
     if few is None:
         raise ValueError(f"{name}: --few knows {', '.join(FEW)}; for others give sizes after --opts")
-    precision = "fp32" if args.device == "cpu" else "bf16"
+    precision = "fp32" if args.device.type == "cpu" else "bf16"
     return videobench.load_config(
         [ROOT / "configs" / zoo_row(name).config],
         [
             *("DATA.PATH_TO_DATA_DIR", str(folder), "DATA.PATH_PREFIX", "", "DATA.PATH_LABEL_SEPARATOR", ","),
-            *("OUTPUT_DIR", str(output), "NUM_GPUS", int(args.device != "cpu"), "TRAIN.PRECISION", precision),
+            *("OUTPUT_DIR", str(output), "NUM_GPUS", int(args.device.type != "cpu"), "TRAIN.PRECISION", precision),
             *("TRAIN.CHECKPOINT_FILE_PATH", "", "TRAIN.BATCH_SIZE", args.batch, "AUG.NUM_SAMPLE", 1),
             *("TEST.BATCH_SIZE", 1, "SOLVER.MAX_EPOCH", 1, "SOLVER.WARMUP_EPOCHS", 0.0, "LOG_PERIOD", args.steps),
             *("DATA_LOADER.NUM_WORKERS", args.workers, "TENSORBOARD.ENABLE", False, *few, *args.opts),
@@ -121,8 +120,16 @@ def configuration(name: str, folder: Path, output: Path, args: argparse.Namespac
 
 
 def train_ours(cfg: CfgNode, device: torch.device, phases: Phases) -> list[float]:
-    """Seconds of every step of an epoch."""
+    """Seconds of every step of an epoch; on a GPU, which steps run ahead of, only the sum without the first counts."""
     trainer = Trainer(cfg, device)
+    ends, note = iter(range(1, len(trainer.loader) + 1)), trainer.log.add
+
+    def note_and_finish(*args: Any) -> None:
+        note(*args)
+        if next(ends) in (1, len(trainer.loader)):
+            finish_queued(device)
+
+    trainer.log.add = note_and_finish  # the last thing in the time of a step
     if phases.enabled:
         augmentation, step, optimizer = trainer.augmentation, trainer.step, trainer.state.optimizer
         trainer.augmentation = SimpleNamespace(
@@ -174,6 +181,7 @@ def train_plain(cfg: CfgNode, device: torch.device, phases: Phases, videos: list
     """Seconds of every step of an epoch."""
     torch.manual_seed(0)
     model = plain_form(build_model(cfg).to(device)).train()
+    avoid_unsound_convolutions(model, device, cfg.TRAIN.PRECISION)  # or it may learn nothing
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
     loader = DataLoader(
         PlainClips(cfg, videos, Phases(device, False)),
@@ -185,7 +193,7 @@ def train_plain(cfg: CfgNode, device: torch.device, phases: Phases, videos: list
     steps, started = [], time.perf_counter()
     for clips, labels in loader:
         phases.seconds.setdefault("wait", []).append(time.perf_counter() - started)
-        with phases("forward"), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with phases("forward"), autocast(device, cfg.TRAIN.PRECISION):
             loss = F.cross_entropy(model(clips.to(device, non_blocking=True)).float(), labels.to(device))
         with phases("backward"):
             optimizer.zero_grad()
@@ -229,7 +237,7 @@ def shares(phases: Phases, steps: list[float]) -> dict[str, float]:
 
 def measure(name: str, paths: list[Path], folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """All numbers of one row."""
-    device = torch.device(args.device)
+    device = args.device
     lists = folder / name
     lists.mkdir()
     videos = [(str(paths[i % len(paths)]), i % 2) for i in range(args.batch * args.steps)]
@@ -240,7 +248,10 @@ def measure(name: str, paths: list[Path], folder: Path, args: argparse.Namespace
         output = lists / f"run_{number}_{form}"
         output.mkdir()
         cfg = configuration(name, lists, output, args)
-        return train_ours(cfg, device, phases) if form == "ours" else train_plain(cfg, device, phases, videos)
+        if form == "ours":
+            return train_ours(cfg, device, phases)
+        with tf32(cfg.TRAIN.TF32):
+            return train_plain(cfg, device, phases, videos)
 
     rates: dict[str, list[float]] = {"plain": [], "ours": []}
     for number in range(args.rounds):
@@ -277,7 +288,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="ID", help="ids of videobench.list_models(), by default two")
     parser.add_argument("--videos", type=Path, help="train on the two smallest H.264 files in it, not on made-up ones")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--device", type=usable_device, default="cpu", help="cpu or cuda (default %(default)s)")
     parser.add_argument("--few", action="store_true", help="one block per stage instead of the whole network")
     parser.add_argument("--batch", type=int, default=2, help="videos per step (default 2)")
     parser.add_argument("--steps", type=int, default=4, help="steps per round, the first left out (default 4)")
@@ -292,8 +303,7 @@ def main() -> int:
     if args.rounds < 5 or args.steps < 2:
         parser.error("--rounds is at least 5, --steps at least 2")
     torch.set_num_threads(args.threads)
-    device = torch.device(args.device)
-    setting = facts(device) | {"rounds": args.rounds, "steps": args.steps}
+    setting = facts(args.device) | {"rounds": args.rounds, "steps": args.steps}
     print(as_line(setting))
     results = read_results(args.output)
     with tempfile.TemporaryDirectory() as made:
@@ -305,7 +315,7 @@ def main() -> int:
             for name in args.names or DEFAULT:
                 result = measure(zoo_row(name).name, paths, folder, args)
                 show(name, result)
-                results.setdefault(device.type, {})[name] = {**result, **setting, "videos": len(paths)}
+                results.setdefault(args.device.type, {})[name] = {**result, **setting, "videos": len(paths)}
                 write_results(args.output, results)
         except ValueError as error:
             print(error, file=sys.stderr)

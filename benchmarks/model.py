@@ -2,7 +2,8 @@
 
 Both give the same logits, or the script stops. On CPUs one thread works, its CPU seconds are counted, so that other
 programs on the machine disturb little, and peak memory is what torch's allocator had handed out at most, beyond
-parameters and gradients. On GPUs CUDA events measure the time, TF32 is off, and peak memory is the allocator's figure.
+parameters and gradients. On GPUs CUDA events measure the time, TF32 is off, peak memory is the allocator's figure, and
+no form uses the 3D convolutions that the GPU's libraries get wrong, as in training (`engine/sound_convolutions.py`).
 
 Every form makes one pass to be checked and counted, and one per round. For such a pass of both forms of all the default
 networks, whole, a CPU takes about 30 seconds in inference and 100 in training, half of it for Motionformer.
@@ -15,6 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,8 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's chatter, read 
 import torch
 import torch.nn.functional as F
 from activation_memory import DEFAULT, input_shape
-from clock import MIB, Clock, copy_rate, matrix_rate
-from counting import cost_of
+from clock import MIB, Clock, copy_rate, matrix_rate, usable_device
+from counting import Cost, cost_of
 from plain import plain_form
 from record import as_line, facts, read_results, write_results
 from stages import bound, stages
@@ -34,6 +36,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import videobench
 from videobench.engine.arithmetic import autocast, channels_innermost, channels_last, tf32
+from videobench.engine.sound_convolutions import avoid_unsound_convolutions
 from videobench.models import VideoModel
 from videobench.models.layers import DropPath
 from videobench.models.motionformer import Motionformer
@@ -122,10 +125,10 @@ def streaming(model: nn.Module, clip: Tensor, in_precision: Callable[[], Any]) -
 STEPS = {"infer": inference, "train": training, "stream": streaming}
 
 
-def networks(name: str, args: argparse.Namespace, device: torch.device) -> dict[str, nn.Module]:
+def networks(name: str, args: argparse.Namespace) -> dict[str, nn.Module]:
     """Our network and its plain form, and ours in the further forms that were asked for or that it has."""
     arguments = next((value for prefix, value in FEW.items() if name.startswith(prefix)), {}) if args.few else {}
-    ours = with_lively_weights(videobench.create_model(name, **arguments)).to(device)
+    ours = with_lively_weights(videobench.create_model(name, **arguments)).to(args.device)
     for module in ours.modules():
         if isinstance(module, DropPath):
             module.rate = 0.0
@@ -138,7 +141,10 @@ def networks(name: str, args: argparse.Namespace, device: torch.device) -> dict[
     if args.channels_last:
         forms["last"] = deepcopy(ours)
         channels_innermost(forms["last"])
+    for form in forms.values():
+        avoid_unsound_convolutions(form, args.device, args.precision)
     if args.compile:
+        torch.compiler.reset()  # what was compiled for other networks counts towards a limit
         forms["compiled"] = torch.compile(ours)
     return forms
 
@@ -166,12 +172,24 @@ def check_equal(name: str, logits: dict[str, Tensor], tolerance: float) -> float
     return worst
 
 
-def measure(name: str, args: argparse.Namespace, device: torch.device, clock: Clock) -> dict[str, Any]:
+def look_at(step: Step, countable: bool, clock: Clock) -> tuple[Tensor, int, Cost | None]:
+    """The logits of one step, the most bytes that it held at a time, and what it costs if that can be counted."""
+    logits: list[Tensor] = []
+    costs: list[Cost] = []
+
+    def remembered() -> None:
+        logits.append(step())
+
+    peak = clock.peak_bytes((lambda: costs.append(cost_of(remembered))) if countable else remembered)
+    return logits[0], peak, costs[0] if costs else None
+
+
+def measure(name: str, args: argparse.Namespace, clock: Clock) -> dict[str, Any]:
     """All numbers of one network."""
     torch.manual_seed(0)
-    clip = torch.randn(args.batch, *input_shape(name), device=device)
-    in_precision = partial(autocast, device, args.precision)
-    models = networks(name, args, device)
+    clip = torch.randn(args.batch, *input_shape(name), device=args.device)
+    in_precision = partial(autocast, args.device, args.precision)
+    models = networks(name, args)
     steps = {
         form: STEPS[args.mode](model, channels_last(clip) if form == "last" else clip, in_precision)
         for form, model in models.items()
@@ -189,20 +207,12 @@ def measure(name: str, args: argparse.Namespace, device: torch.device, clock: Cl
         if args.mode == "train":
             for parameter in models[form].parameters():  # so that gradients are there before, as in any later step
                 parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-        if form == "compiled" or device.type == "cuda":
+        if form == "compiled" or args.device.type == "cuda":
             step()  # compiles, loads libraries and takes their workspaces
-
-        def counted_pass(form: str = form, step: Step = step) -> None:
-            def remembered() -> None:
-                logits[form] = step()
-
-            if form == "compiled":  # what its kernels do cannot be counted
-                return remembered()
-            cost = cost_of(remembered)
-            counts = {"operations": cost.operations, "bytes_moved": cost.bytes_moved, "kernels": cost.kernels}
-            result["counted"][form] = {key: value // repeats for key, value in counts.items()}
-
-        result["peak_bytes"][form] = clock.peak_bytes(counted_pass)
+        # What compiled kernels do cannot be counted.
+        logits[form], result["peak_bytes"][form], cost = look_at(step, form != "compiled", clock)
+        if cost:
+            result["counted"][form] = {what: number // repeats for what, number in asdict(cost).items()}
     result["largest_difference"] = check_equal(name, logits, TOLERANCE[args.precision])
     rounds = []
     for _ in range(args.rounds):
@@ -222,8 +232,7 @@ def measure(name: str, args: argparse.Namespace, device: torch.device, clock: Cl
         result["attention_peak_bytes"] = attention
     result["attention_kernels"] = attention_kernels(steps["ours"])
     if args.stages:
-        with in_precision():
-            result["stages"] = stages(models["ours"], steps["ours"], clock.seconds)
+        result["stages"] = stages(models["ours"], steps["ours"], clock.seconds, in_precision)
     return result
 
 
@@ -294,7 +303,7 @@ def show(name: str, result: dict[str, Any], copies: float) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="ID", help="ids of videobench.list_models(), by default a few")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--device", type=usable_device, default="cpu", help="cpu or cuda (default %(default)s)")
     parser.add_argument("--precision", choices=list(TYPES), default="fp32")
     parser.add_argument("--mode", choices=list(STEPS), default="infer", help="stream: frames one by one")
     parser.add_argument("--batch", type=int, default=1, help="clips per step (default 1)")
@@ -311,27 +320,24 @@ def main() -> int:
         parser.error("--stages goes with --mode infer")
     if args.mode == "stream" and (args.compile or args.channels_last):
         parser.error("--mode stream has neither --compile nor --channels-last")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch finds no GPU here")
     torch.set_num_threads(1)
-    device = torch.device(args.device)
-    clock = Clock(device)
-    setting = facts(device) | {
+    clock = Clock(args.device)
+    setting = facts(args.device) | {
         "precision": args.precision,
         "rounds": args.rounds,
         "copy_rate": copy_rate(clock),
     }
-    if device.type == "cuda":
+    if args.device.type == "cuda":
         setting["cudnn"] = torch.backends.cudnn.version()
     print(as_line(setting))
-    output = args.output or RESULTS / f"model_{args.device}.json"
+    output = args.output or RESULTS / f"model_{args.device.type}.json"
     results = read_results(output)
     status = 0
     try:
         for name in args.names or (STREAMS if args.mode == "stream" else DEFAULT):
             try:
                 with tf32(False):
-                    result = measure(zoo_row(name).name, args, device, clock)
+                    result = measure(zoo_row(name).name, args, clock)
             except torch.OutOfMemoryError as error:
                 print(f"{name}: {args.batch} clips do not fit, give a smaller --batch ({error})", file=sys.stderr)
                 status = 1

@@ -24,6 +24,7 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from clock import usable_device
 from record import facts, read_results, write_results
 
 import videobench
@@ -57,7 +58,7 @@ def write_weights(name: str, path: Path) -> str:
 @contextmanager
 def server(options: list[str]) -> Iterator[tuple[int, int]]:
     """A server on a free port; its port, and the number of its process group."""
-    command = [sys.executable, str(ROOT / "tools/serve.py"), *options, "--device", "cpu", "--port", "0"]
+    command = [sys.executable, str(ROOT / "tools/serve.py"), *options, "--port", "0"]
     # The last of many clients may wait for long.
     command += ["--timeout", "1200"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)  # noqa: S603
@@ -130,9 +131,11 @@ def load(port: int, group: int, videos: list[bytes], clients: int, requests: int
     }
 
 
-def one_by_one(weights: Path, model: str, paths: list[Path], requests: int, batch: int) -> dict[str, float]:
+def one_by_one(
+    weights: Path, model: str, paths: list[Path], requests: int, batch: int, device: str
+) -> dict[str, float]:
     """Videos per second through a Predictor, and CPU seconds of each."""
-    predictor = videobench.Predictor(weights, model, device="cpu", batch_size=batch)
+    predictor = videobench.Predictor(weights, model, device=device, batch_size=batch)
     predictor.predict(paths[0])
     start, cpu = time.perf_counter(), time.process_time()
     for number in range(requests):
@@ -149,7 +152,9 @@ def main() -> int:
         "--requests", type=int, default=100, help="per number of clients, at least one each (default: %(default)s)"
     )
     parser.add_argument("--batch", type=int, default=1, help="views at a time (default: %(default)s)")
+    parser.add_argument("--device", type=usable_device, default="cpu", help="cpu or cuda (default: %(default)s)")
     args = parser.parse_args()
+    device = args.device.type
     results = read_results(RESULTS)
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{number}.mp4" for number in range(4)]
@@ -159,14 +164,15 @@ def main() -> int:
         for name in args.names:
             weights = Path(folder) / "weights.pth"
             model = write_weights(name, weights)
-            figures = {"predictor": one_by_one(weights, model, paths, max(4, args.requests // 4), args.batch)}
-            with server(["--weights", str(weights), "--model", model, "--batch", str(args.batch)]) as (port, group):
+            figures = {"predictor": one_by_one(weights, model, paths, max(4, args.requests // 4), args.batch, device)}
+            options = ["--weights", str(weights), "--model", model, "--batch", str(args.batch), "--device", device]
+            with server(options) as (port, group):
                 for video in videos:
                     send(port, video)
                 for clients in args.clients:
                     figures[f"{clients} clients"] = load(port, group, videos, clients, max(clients, args.requests))
-            row = f"{name}, batch {args.batch}"
-            results[row] = facts() | {"load": os.getloadavg()[2], "bytes": len(videos[0]), **figures}
+            row = f"{name}, batch {args.batch}" + (", cuda" if device == "cuda" else "")
+            results[row] = facts(args.device) | {"load": os.getloadavg()[2], "bytes": len(videos[0]), **figures}
             print(row, json.dumps(results[row], indent=1), flush=True)
             write_results(RESULTS, results)
     return 0

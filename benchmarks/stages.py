@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -27,7 +28,10 @@ class Call:
 
 @torch.no_grad()
 def stages(
-    model: nn.Module, run: Callable[[], object], seconds: Callable[[Callable[[], object]], float]
+    model: nn.Module,
+    run: Callable[[], object],
+    seconds: Callable[[Callable[[], object]], float],
+    in_precision: Callable[[], AbstractContextManager],
 ) -> list[dict[str, Any]]:
     """Operations, bytes and seconds of the stages of a forward pass, in their order.
 
@@ -37,10 +41,17 @@ def stages(
     Args:
         run: a forward pass of ``model`` without gradients.
         seconds: times a computation.
+        in_precision: the context that ``run`` calls the model in. Every part gets one of its own: autocast keeps the
+            weights that it lowered until its end, and would lower them once for all repetitions.
     """
+
+    def call_again(call: Call) -> None:
+        with in_precision():
+            call.module(*call.args, **call.kwargs)
+
     found = []
     for (name, out), calls in groupby(_calls(model, run), key=lambda call: (call.name, call.out)):
-        replays = [partial(call.module, *call.args, **call.kwargs) for call in calls]
+        replays = [partial(call_again, call) for call in calls]
         costs = [cost_of(replay) for replay in replays]
         if not any(cost.kernels for cost in costs):
             continue  # dropout, here without effect

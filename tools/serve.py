@@ -32,8 +32,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     positive = ("batch", "decoders", "queue", "max_size", "max_duration", "decode_memory")
     positive += ("upload_timeout", "decode_timeout", "timeout")
-    if wrong := [name for name in positive if getattr(args, name) is not None and getattr(args, name) <= 0]:
+    given = {name: getattr(args, name) for name in positive if getattr(args, name) is not None}
+    if wrong := [name for name, value in given.items() if not 0 < value < float("inf")]:
         parser.error(", ".join(f"--{name.replace('_', '-')}" for name in wrong) + ": more than 0, please")
+    if not 0 <= args.port < 1 << 16:
+        parser.error("--port: 0 to 65535, please")
     return args
 
 
@@ -42,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
 
     from videobench import Predictor
+    from videobench.exit_status import WRONG_INPUT
 
     try:
         from videobench.serving.command import serve
@@ -49,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         from videobench.serving.service import Service
     except ModuleNotFoundError as error:
         print(f"the server needs {error.name}: pip install 'videobench[serve]'", file=sys.stderr)
-        return 2
+        return WRONG_INPUT
     limits = Limits(
         upload_bytes=int(args.max_size * MIB),
         upload_seconds=args.upload_timeout,
@@ -63,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         predictor = Predictor(args.weights, args.model, args.views, args.device, batch_size=args.batch)
     except ValueError as error:
         print(error, file=sys.stderr)
-        return 2
+        return WRONG_INPUT
     serve(Service(predictor, limits, decoders=args.decoders, wait=args.wait / 1000), args.host, args.port)
     return 0
 

@@ -149,7 +149,12 @@ def test_the_command(weights, tmp_path, capsys):
     assert "deviation from the network on random clips" in capsys.readouterr().out
     assert module.main([*command, "--stream"]) == 1
     before = weights.read_bytes()
-    for place, message in ((weights, "are the weights"), (tmp_path, "is a folder"), (weights / "a.pt", "cannot be")):
+    for place, message in (
+        (weights, "are the weights"),
+        (tmp_path, "is a folder"),
+        (weights / "a.pt", "cannot be written"),
+        (Path("/proc/a.pt"), "cannot be written"),  # a folder that takes no files, from nobody
+    ):
         assert module.main([*command[:-1], str(place)]) == 1
         assert message in capsys.readouterr().err
     assert weights.read_bytes() == before

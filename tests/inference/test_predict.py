@@ -176,7 +176,7 @@ def test_errors_say_what_to_do(predictor, weights, tmp_path):
         videobench.Predictor(bare, model="uniformer_s16x4_k40")
     with pytest.raises(WeightsError):
         videobench.Predictor(bare, model="movinet_a0_base_k600")
-    for device in ("cuda:77", "meta", "any"):
+    for device in ("cuda:77", "meta", "any", "hpu"):
         with pytest.raises(ValueError, match=f"the device {device} cannot be used"):
             videobench.Predictor(weights, device=device)
     for views in ("4", "0x1", "4x2", "\N{SUPERSCRIPT TWO}x1"):
@@ -362,11 +362,12 @@ def test_a_full_disk_is_an_error_and_no_crash(weights, video, tmp_path, capsys):
     assert "cannot be written: No space left on device" in capsys.readouterr().err
 
 
-def test_narrow_videos_are_shown(weights, tmp_path):
-    path = write_clip(tmp_path / "a.mkv", 4, size=(9, 900), codec="ffv1", pix_fmt="yuv444p")
+@pytest.mark.parametrize(("size", "height"), [((9, 900), 4096), ((2, 17000), 16384)])
+def test_narrow_videos_are_shown(weights, tmp_path, size, height):
+    path = write_clip(tmp_path / "a.mkv", 2, size=size, codec="ffv1", pix_fmt="yuv444p")
     command = [str(path), "--weights", str(weights), "--device", "cpu", "--show", str(tmp_path / "show.mp4")]
     assert tool("predict")(command) == 0
-    assert probe(tmp_path / "show.mp4").height == 4096
+    assert probe(tmp_path / "show.mp4").height == height
 
 
 def test_show_and_heatmap_are_videos(weights, video, tmp_path, capsys):

@@ -4,12 +4,13 @@ import gc
 import http.server
 import importlib.util
 import io
-import itertools
 import os
 import re
 import sys
 import threading
 import time
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,6 +28,7 @@ from videobench.datasets.containers import VideoError
 from videobench.datasets.cropping import test_crops as crops_of
 from videobench.datasets.decoding import decode, probe
 from videobench.datasets.demo import CLASSES
+from videobench.inference.captures import open_capture
 from videobench.inference.network import Network, load_network
 from videobench.inference.sources import Picture, PictureSource
 from videobench.inference.streaming import RunningClasses, follow
@@ -71,8 +73,19 @@ def clip_of(network: Network, path: Path, frames) -> torch.Tensor:
     return normalise(cut[None], data.MEAN, data.STD)
 
 
-def as_pictures(frames: np.ndarray, fps: float = 30.0):
-    return [Picture(p, i / fps, time.perf_counter(), i == 0) for i, p in enumerate(frames)]
+class Held(PictureSource):
+    """A source of pictures that are there already."""
+
+    def __init__(self, held: Iterable[Picture], fps: int = 30, live: bool = False) -> None:
+        super().__init__("held", live=live)
+        self.held, self.fps = held, Fraction(fps)
+
+    def __iter__(self) -> Iterator[Picture]:
+        return iter(self.held)
+
+
+def as_pictures(frames: np.ndarray, fps: int = 30) -> Held:
+    return Held([Picture(p, i / fps, time.perf_counter(), i == 0) for i, p in enumerate(frames)], fps)
 
 
 def test_a_causal_network_takes_every_picture_once(causal, tmp_path, capsys):
@@ -133,6 +146,78 @@ def test_slow_consumers_of_live_sources_get_the_newest_pictures(tmp_path):
     whole = PictureSource(str(path), room=2)
     assert [round(p.time * 30) for p in whole] == list(range(60))
     assert whole.dropped == 0
+
+
+def test_recordings_that_are_joined_are_followed_to_the_end(causal, tmp_path):
+    """Each begins at zero on its own clock."""
+    one = write_clip(tmp_path / "a.ts", 40, options=X264 | {"bf": "0"}).read_bytes()
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(one * 2)
+    found = list(PictureSource(str(joined)))
+    assert [number for number, picture in enumerate(found) if picture.first] == [0, 40]
+    assert len(found) == 80
+    # The network takes all, and does not wait for the time that the first one ended at.
+    assert follow(Held(found), RunningClasses(causal), out=io.StringIO()).taken == 80
+
+
+def test_time_stamps_that_tremble_lose_no_picture(tmp_path, monkeypatch):
+    class Trembling:
+        """A file, as it says."""
+
+        live, fps = False, Fraction(30)
+
+        def __init__(self, *_: object) -> None:
+            """Opened."""
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            """Closed."""
+
+        def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
+            return iter([(at, np.zeros((4, 4, 3), np.uint8)) for at in (-2.0, 0.0, 0.1, 0.1, 0.0, 0.2)])
+
+    monkeypatch.setattr("videobench.inference.sources.open_capture", Trembling)
+    found = list(PictureSource("any"))
+    assert [picture.time for picture in found] == [-2.0, 0.0, 0.1, 0.1, 0.0, 0.2]
+    assert [picture.first for picture in found] == [True] + [False] * 5
+
+
+def test_a_cover_picture_is_not_the_video(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", 20, cover=pictures(1, 20, 20)[0])
+    content = path.read_bytes()
+    # The metadata with the cover before the track, so that it is the first stream.
+    track, data = content.index(b"trak") - 4, content.index(b"udta") - 4
+    end = data + int.from_bytes(content[data : data + 4], "big")
+    path.write_bytes(content[:track] + content[data:end] + content[track:data] + content[end:])
+    with av.open(str(path)) as container:
+        assert container.streams[0].codec_context.name == "mjpeg"
+    assert {picture.pixels.shape for picture in PictureSource(str(path))} == {(48, 64, 3)}
+
+
+def test_urls_of_files_lose_nothing_and_end(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", 40)
+    source = PictureSource(path.as_uri(), room=1)
+    assert len(list(source)) == 40
+    assert not source.live
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(VideoError, match="Invalid data"):
+        next(iter(PictureSource(path.as_uri())))
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_closing_a_source_ends_its_pictures(tmp_path, live):
+    path = write_clip(tmp_path / "a.mp4", 40)
+    source = PictureSource(str(path), live=live, room=1)
+    coming = iter(source)
+    next(coming)
+    source.close()
+    rest = threading.Thread(target=lambda: list(coming), daemon=True)
+    rest.start()
+    rest.join(60)
+    assert not rest.is_alive()
+    assert list(source) == []
 
 
 class Broadcast(http.server.BaseHTTPRequestHandler):
@@ -239,6 +324,14 @@ def test_a_camera_that_breaks_is_opened_again(monkeypatch):
         next(iter(PictureSource("0")))
 
 
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan")])
+def test_a_camera_that_does_not_know_its_rate(monkeypatch, rate):
+    camera = SimpleNamespace(isOpened=lambda: True, get=lambda _: rate, release=lambda: None)
+    monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(VideoCapture=lambda _: camera, CAP_PROP_FPS=5))
+    with open_capture("0", patience=60) as capture:
+        assert capture.fps == 30
+
+
 @pytest.mark.skipif("lavfi" not in av.formats_available, reason="this build of FFmpeg has no lavfi")
 def test_a_device_of_ffmpeg_is_live(monkeypatch):
     source = PictureSource("lavfi:testsrc=size=64x48:rate=30:duration=0.5", room=20, retries=0, first_wait=0.0)
@@ -285,7 +378,7 @@ def test_memory_does_not_grow(count):
                 readings.append(resident())
             yield Picture(frames[number % 50], number / 30, time.perf_counter(), number == 0)
 
-    report = follow(endless(), RunningClasses(tiny), every=100.0, out=io.StringIO())
+    report = follow(Held(endless()), RunningClasses(tiny), every=100.0, out=io.StringIO())
     assert (report.pictures, report.taken) == (count, count)
     # The pictures that came between the two readings, had they been kept, take more.
     assert readings[1] - readings[0] < 0.8 * count * frames[0].nbytes
@@ -296,15 +389,12 @@ def test_a_live_recording_stays_readable_when_the_process_is_killed(causal, tmp_
     """A copy is what would be left then."""
     show, left = tmp_path / "show.mp4", tmp_path / "left.mp4"
 
-    class Camera:
-        live, fps = True, 25
+    def camera() -> Iterator[Picture]:
+        for number, frame in enumerate(pictures(200, 64, 64)):
+            yield Picture(frame, number / 25, time.perf_counter(), number == 0)
+        left.write_bytes(show.read_bytes())
 
-        def __iter__(self):
-            for number, frame in enumerate(pictures(200, 64, 64)):
-                yield Picture(frame, number / 25, time.perf_counter(), number == 0)
-            left.write_bytes(show.read_bytes())
-
-    follow(Camera(), RunningClasses(causal), show=show, out=io.StringIO())
+    follow(Held(camera(), fps=25, live=True), RunningClasses(causal), show=show, out=io.StringIO())
     assert probe(show).frames == 200
     with av.open(str(left)) as container:
         assert sum(1 for _ in container.decode(video=0)) >= 100
@@ -354,5 +444,5 @@ def test_pictures_are_spaced_as_the_network_was_trained(window):
     classes.push = lambda picture: (taken.append(int(picture[0, 0, 0])), push(picture))[1]
     frames = np.zeros((60, 40, 40, 3), np.uint8)
     frames[:] = np.arange(60, dtype=np.uint8)[:, None, None, None]
-    follow(itertools.chain(as_pictures(frames, 60.0)), classes, every=10.0)
+    follow(as_pictures(frames, 60), classes, every=10.0)
     assert taken == list(range(0, 60, 6))

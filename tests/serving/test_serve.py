@@ -121,6 +121,13 @@ def test_refusals_say_why(server, videos):
     assert server.ask("GET", "/predict").outcome == (405, "method_not_allowed")
 
 
+@pytest.mark.parametrize("path", ["/", "/health", "/metrics"])
+def test_whoever_asks_for_the_head_gets_it(server, path):
+    """As balancers of load do."""
+    head, whole = (server.ask(method, path) for method in ("HEAD", "GET"))
+    assert (head.status, head.headers["Content-Type"], head.body) == (200, whole.headers["Content-Type"], b"")
+
+
 def test_forms_without_exactly_one_video(server, videos):
     video = videos[0].read_bytes()
     for reply, message in (

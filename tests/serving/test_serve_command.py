@@ -127,9 +127,10 @@ def serve(monkeypatch):
     monkeypatch.setattr(command, "make_app", lambda service: Starlette())
     # Other tests have their own.
     monkeypatch.setattr(command.multiprocessing, "set_forkserver_preload", lambda names: None)
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield partial(command.serve, nullcontext())
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_other_addresses_come_with_a_warning(serve, monkeypatch, caplog):
@@ -142,6 +143,19 @@ def test_other_addresses_come_with_a_warning(serve, monkeypatch, caplog):
     assert len(hosts) == 5
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_it_starts_ends_it(serve, number):
+    class Starting:
+        def __enter__(self) -> None:
+            signal.raise_signal(number)
+
+        def __exit__(self, *_: object) -> None:
+            """Never begun."""
+
+    with pytest.raises(SystemExit, match="0"):
+        command.serve(Starting(), "127.0.0.1", 0)
+
+
 def test_a_port_that_is_taken_ends_with_status_1(serve):
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit, match="1"):
         serve("127.0.0.1", taken.getsockname()[1])
@@ -150,8 +164,10 @@ def test_a_port_that_is_taken_ends_with_status_1(serve):
 def test_mistakes_end_with_status_2(tmp_path, monkeypatch, capsys):
     assert main(["--weights", tmp_path / "nothing.pyth"]) == 2
     assert "nothing.pyth" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="2"):
-        main(["--weights", "any", "--queue", "0"])
+    for wrong in (("--queue", "0"), ("--max-size", "inf"), ("--timeout", "nan"), ("--port", "65536"), ("--port", "-1")):
+        with pytest.raises(SystemExit, match="2"):
+            main(["--weights", "any", *wrong])
+        assert f"{wrong[0]}: " in capsys.readouterr().err
     monkeypatch.delitem(sys.modules, "videobench.serving.command")
     monkeypatch.delitem(sys.modules, "videobench.serving.app")
     monkeypatch.setitem(sys.modules, "fastapi", None)

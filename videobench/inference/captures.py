@@ -8,13 +8,14 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 
 from videobench.datasets.containers import ANY_METADATA, VideoError, open_video
 from videobench.datasets.pictures import upright
 
 _URL = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]+)://")
 # Protocols that hand over files: what comes from them has an end.
-_FILE_PROTOCOLS = ("http", "https")
+_FILE_PROTOCOLS = ("file", "ftp", "http", "https", "sftp")
 # FFmpeg's input devices; builds differ in which of them they have.
 _DEVICE = re.compile(r"(?P<form>v4l2|avfoundation|dshow|x11grab|xcbgrab|gdigrab|kmsgrab|lavfi):(?P<place>.+)")
 
@@ -59,6 +60,7 @@ class FFmpegCapture(Capture):
 
     def __init__(self, name: str, patience: float) -> None:
         self.live, url, device = False, _URL.match(name), _DEVICE.match(name)
+        stream: VideoStream | None = None
         if name == "-":
             # Without a seek method, so that nothing tries to.
             self._container = av.open(_Pipe(), **ANY_METADATA)
@@ -72,11 +74,12 @@ class FFmpegCapture(Capture):
             self._container = av.open(name, timeout=patience, container_options=options, **ANY_METADATA)
             self.live = url["protocol"] not in _FILE_PROTOCOLS or not self._container.duration
         else:
-            self._container = open_video(name)[0]
-        if not self._container.streams.video:
+            self._container, stream = open_video(name)
+        stream = stream or next(iter(self._container.streams.video), None)
+        if stream is None:
             self._container.close()
             raise VideoError(name, "no video stream")
-        self._stream = self._container.streams.video[0]
+        self._stream = stream
         self._stream.codec_context.thread_count = 1
         self.fps = self._stream.average_rate or self._stream.guessed_rate or Fraction(30)
 
@@ -109,7 +112,9 @@ class CameraCapture(Capture):
         self._camera = cv2.VideoCapture(number)
         if not self._camera.isOpened():
             raise VideoError(str(number), "there is no such camera, or another program has it")
-        self.fps = Fraction(self._camera.get(cv2.CAP_PROP_FPS) or 30).limit_denominator(1001)
+        fps = self._camera.get(cv2.CAP_PROP_FPS)
+        # Drivers that do not know say 0, -1 or no number.
+        self.fps = Fraction(fps if fps > 0 else 30).limit_denominator(1001)
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
         began = time.perf_counter()
@@ -131,12 +136,12 @@ def open_capture(name: str, patience: float) -> Capture:
         VideoError: for what is no video.
         av.FFmpegError: for what cannot be opened.
     """
-    return CameraCapture(int(name)) if name.isdigit() else FFmpegCapture(name, patience)
+    return CameraCapture(int(name)) if name.isdecimal() else FFmpegCapture(name, patience)
 
 
 def is_remote(name: str) -> bool:
     """Whether a source is at the other end of a network, which may break."""
-    return _URL.match(name) is not None
+    return (url := _URL.match(name)) is not None and url["protocol"] != "file"
 
 
 class _Pipe:

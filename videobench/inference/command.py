@@ -11,12 +11,13 @@ from tqdm import tqdm
 
 from videobench.datasets.containers import VideoError, cause_of
 from videobench.datasets.preparation.files import printable
+from videobench.exit_status import DONE, WRONG_INPUT
 from videobench.inference.given import GivenVideos, Source, find_files
 from videobench.inference.overlay import check_target, write_heatmap, write_labelled
 from videobench.inference.predictor import Prediction, Predictor
 
-#: Exit statuses.
-DONE, UNREADABLE, WRONG_INPUT = 0, 1, 2
+#: Exit status besides those of all commands: some files could not be read.
+UNREADABLE = 1
 FORMS = ("table", "json", "csv")
 
 

@@ -152,6 +152,7 @@ def place_for(path: str | Path, network: Network) -> Path:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise ExportError(f"{path}: cannot be written: {error.strerror}") from error
     if path.is_dir():

@@ -50,7 +50,8 @@ class HeldFrames:
     path = "<frames>"
 
     def __init__(self, frames: np.ndarray | Tensor, fps: float) -> None:
-        frames = torch.as_tensor(frames)
+        # torch takes no turned arrays (negative strides), as BGR made RGB is.
+        frames = torch.as_tensor(np.ascontiguousarray(frames) if isinstance(frames, np.ndarray) else frames)
         if frames.dtype != torch.uint8 or frames.dim() != 4 or frames.shape[3] != 3 or not frames.numel():
             raise ValueError(
                 f"frames are uint8 RGB [T, H, W, 3], got {frames.dtype} {list(frames.shape)}; a normalised clip "
@@ -142,7 +143,7 @@ def find_files(names: Sequence[str], pictures: bool = False) -> list[str]:
     found: list[str] = []
     for name in names:
         path = Path(name)
-        if path.is_dir():
+        if name and path.is_dir():  # an empty name is no folder, though its path is the current one
             files = [os.path.join(name, file) for file in files_below(path, suffixes)]
         elif any(sign in name for sign in "*?[") and not path.exists():
             pattern = path.relative_to(path.anchor) if path.is_absolute() else path

@@ -92,6 +92,12 @@ def load_network(
         names = report.class_names
     elif names:
         match_classes(network, report, cfg, required=True)
+    numbers = _numbers(network)
+    if names and _counts(names) != _counts(numbers):
+        raise WeightsError(
+            f"{weights}: its class names (by head: {_counts(names)}) are not as many as its classes "
+            f"({_counts(numbers)}); give the right ones, or none, as class_names in the file"
+        )
     if place.type == "cpu" and cfg.TEST.PRECISION == "fp16":
         logger.warning("%s: TEST.PRECISION fp16 is for GPUs; fp32 is used", weights)
         cfg.TEST.PRECISION = "fp32"
@@ -100,15 +106,17 @@ def load_network(
         channels_innermost(network)
     network = network.to(place).eval().requires_grad_(False)
     avoid_unsound_convolutions(network, place, cfg.TEST.PRECISION)
-    return Network(network, cfg, names or _numbers(network), weights, place)
+    return Network(network, cfg, names or numbers, weights, place)
 
 
 def _device(name: str) -> torch.device:
     try:
         place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         torch.zeros(1, device=place).item()
-    except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without such devices
-        raise ValueError(f"the device {name} cannot be used: {str(error).partition(chr(10))[0]}") from error
+    except (RuntimeError, AssertionError, ImportError) as error:  # the last two: PyTorch was built without such devices
+        # Some go on for a thousand letters.
+        cause = str(error).partition("\n")[0].partition(". ")[0]
+        raise ValueError(f"the device {name} cannot be used: {cause}") from error
     return place
 
 
@@ -150,6 +158,10 @@ def _available_names(cfg: CfgNode) -> dict[str, list[str]]:
         logger.warning("classes not named in the weights are shown by their numbers: %s", error)
         cfg.DATA.CLASS_NAMES = ""
         return {}
+
+
+def _counts(names: dict[str, list[str]]) -> dict[str, int]:
+    return {head: len(of_head) for head, of_head in names.items()}
 
 
 def _numbers(model: VideoModel) -> dict[str, list[str]]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # Smallest short side of the videos written here, so that letters can be read, and the longest side that this makes of
 # narrow ones.
 _SHORT_SIDE, _LONG_SIDE = 224, 4096
+# The longest side that the encoder takes.
+_ENCODED_SIDE = 16384
 
 
 def check_target(target: str | Path, taken: Sequence[str | Path] = ()) -> None:
@@ -96,11 +98,14 @@ class VideoWriter:
 
 
 def labelled(picture: np.ndarray, lines: Sequence[tuple[str, float]]) -> np.ndarray:
-    """A picture [H, W, 3], enlarged where it is small, with names and probabilities in its top left corner."""
+    """A picture [H, W, 3] with names and probabilities in its top left corner; enlarged where it is small, and made
+    smaller where it could not be encoded.
+    """
     from PIL import Image, ImageDraw, ImageFont
 
     image = Image.fromarray(picture)
     scale = max(1.0, min(_SHORT_SIDE / min(image.size), _LONG_SIDE / max(image.size)))
+    scale = min(scale, _ENCODED_SIDE / max(image.size))
     # The shape must not depend on the frame: encoders want one size, and two pixels at least.
     image = image.resize([max(2, round(side * scale)) for side in image.size])
     draw = ImageDraw.Draw(image, "RGBA")

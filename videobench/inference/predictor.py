@@ -36,7 +36,13 @@ class Prediction:
     class_names: dict[str, list[str]]
 
     def top(self, count: int = 5, head: str = "") -> list[tuple[str, float]]:
-        """The likeliest classes of a head, best first, and their probabilities."""
+        """The likeliest classes of a head, best first, and their probabilities.
+
+        Raises:
+            ValueError: for a head that the network has not.
+        """
+        if head not in self.probabilities:
+            raise ValueError(f"the heads of this network are {', '.join(map(repr, self.probabilities))}, not {head!r}")
         probabilities = self.probabilities[head]
         order = np.argsort(-probabilities, kind="stable")[:count]
         return [(self.class_names[head][i], float(probabilities[i])) for i in order]
@@ -172,7 +178,7 @@ class Predictor:
     def _decoded(self, videos: GivenVideos) -> Iterator[Views]:
         pool = WorkerPool(
             VideoViews(self.cfg, videos, self.scorer.grids).__getitem__,
-            workers=min(self.workers, len(videos) - 1),
+            workers=max(0, min(self.workers, len(videos) - 1)),
             videos=len(videos),
             path=videos.path,
             timeout=self.timeout,
@@ -199,6 +205,6 @@ def parse_views(text: str) -> Grid:
         ValueError: for anything else.
     """
     clips, _, crops = text.lower().partition("x")
-    if not (clips.isdigit() and int(clips) and crops in ("1", "3")):
+    if not (clips.isdecimal() and int(clips) and crops in ("1", "3")):
         raise ValueError(f"views are CLIPSxCROPS with 1 or 3 crops, as 4x1 or 10x3, got {text!r}")
     return int(clips), int(crops)

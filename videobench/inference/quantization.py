@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -93,7 +92,7 @@ def export_int8(
     if (kind == "static") != (calibrate is not None):
         raise ExportError("static int8 wants a list of videos to find ranges on (--calibrate), dynamic int8 wants none")
     path = place_for(path, network)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         before, after = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         exported = export(network, before, "onnx", stream=stream, dynamic=dynamic)
         source = OnnxFile(before)
@@ -119,7 +118,7 @@ def export_int8(
             }
         }
         _finish(after, facts)
-        shutil.move(after, path)
+        after.replace(path)
     return Quantized(path, path.stat().st_size, exported.size, deviation, operators, accuracy, facts)
 
 

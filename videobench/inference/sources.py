@@ -1,6 +1,7 @@
 """Pictures as they come, from sources that may be slow, fast, stall or break."""
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 # Waits before another attempt, in seconds: the first, and the longest after doubling.
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0
+# Seconds that time stamps may go back within one recording; more is another one, joined to it.
+_JITTER = 0.5
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class Picture:
         pixels: uint8 RGB [H, W, 3], upright.
         time: seconds on the source's clock.
         arrived: when it was decoded, on the clock of `time.perf_counter`.
-        first: whether it has nothing to do with the picture before it: the beginning, or after an interruption.
+        first: whether it has nothing to do with the picture before it: the beginning, after an interruption, or where
+            the clock goes back.
     """
 
     pixels: np.ndarray
@@ -93,7 +97,7 @@ class PictureSource:
             self._closed.set()
 
     def close(self) -> None:
-        """Let the reading thread end."""
+        """Let the reading thread end, and with it the pictures."""
         self._closed.set()
 
     def _fill(self, waiting: queue.Queue) -> None:
@@ -102,7 +106,7 @@ class PictureSource:
             for picture in self._pictures():
                 self._put(waiting, picture, wait=not self.live)
                 if self._closed.is_set():
-                    return
+                    break
         except VideoError as error:
             end = error
         except Exception as error:  # a thread's error would be lost: it belongs to whoever iterates
@@ -112,11 +116,13 @@ class PictureSource:
         self._put(waiting, None)
 
     def _put(self, waiting: queue.Queue, item: Any, wait: bool = True) -> None:
-        while not self._closed.is_set():
+        """Without waiting, the oldest makes room; nobody waits for a reader that is gone."""
+        while True:
+            patient = wait and not self._closed.is_set()
             try:
-                return waiting.put(item, timeout=0.2 if wait else 0)
+                return waiting.put(item, timeout=0.2 if patient else 0)
             except queue.Full:
-                if not wait:
+                if not patient:
                     try:
                         waiting.get_nowait()
                         self.dropped += 1
@@ -124,25 +130,27 @@ class PictureSource:
                         pass  # taken meanwhile, so there is room
 
     def _pictures(self) -> Iterator[Picture]:
-        last, fails, given = -1.0, 0, False
+        last, fails = -math.inf, 0
         while not self._closed.is_set():
-            first = True
             try:
                 with open_capture(self.name, self.patience) as capture:
                     if self.live is None:
                         self.live = capture.live
                     self.fps = capture.fps
+                    # A file that is read again goes on where it broke off.
+                    seen = -math.inf if self.live else last
+                    first = seen == -math.inf
                     for at, pixels in capture:
-                        if not self.live and at <= last:
-                            continue  # a file that is read again from its beginning
-                        yield Picture(pixels, at, time.perf_counter(), first and (self.live or not given))
-                        first, fails, given, last = False, 0, True, at
+                        if at <= seen:
+                            continue
+                        yield Picture(pixels, at, time.perf_counter(), first or at < last - _JITTER)
+                        first, fails, seen, last = False, 0, -math.inf, at
                 cause = "it ended"
                 if not self.live:
                     return
             except (av.FFmpegError, OSError, VideoError) as error:
                 cause = error.cause if isinstance(error, VideoError) else cause_of(error)
-                if not given or not (self.live or is_remote(self.name)):
+                if last == -math.inf or not (self.live or is_remote(self.name)):
                     raise VideoError(self.name, cause) from error
             fails += 1
             if self.retries is not None and fails > self.retries:

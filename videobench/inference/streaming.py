@@ -3,9 +3,8 @@
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import TextIO
 
@@ -127,13 +126,14 @@ class StreamReport:
 
     Attributes:
         pictures: that came and were not dropped.
-        taken: of them by the network.
-        dropped: because they were late.
+        taken: predictions.
+        dropped: pictures that were late.
         reopened: how often the source was opened again.
         seconds: from the first picture to the last prediction.
-        latency: mean seconds from a picture to its prediction: from its arrival at a live source, else from when the
-            network was free for it.
+        waited: sum of the seconds from a picture to its prediction: from its arrival at a live source, else from when
+            the network was free for it.
         shares: the last probabilities.
+        began: when the first picture came, on the clock of `time.perf_counter`.
     """
 
     pictures: int = 0
@@ -141,12 +141,26 @@ class StreamReport:
     dropped: int = 0
     reopened: int = 0
     seconds: float = 0.0
-    latency: float = 0.0
+    waited: float = 0.0
     shares: Shares | None = None
+    began: float = 0.0
+
+    def add(self, shares: Shares, came: float) -> None:
+        """Count a prediction for a picture that came at a moment of `time.perf_counter`."""
+        now = time.perf_counter()
+        self.taken += 1
+        self.waited += now - came
+        self.seconds = now - self.began
+        self.shares = shares
+
+    @property
+    def latency(self) -> float:
+        """Mean seconds from a picture to its prediction."""
+        return self.waited / self.taken if self.taken else 0.0
 
 
 def follow(
-    source: PictureSource | Iterable[Picture],
+    source: PictureSource,
     classes: RunningClasses,
     *,
     top: int = 3,
@@ -171,52 +185,38 @@ def follow(
         VideoError: for a source that cannot be opened, breaks, or is given up.
     """
     out = out or sys.stdout
-    report, pace = StreamReport(), Pace(classes.network.cfg)
-    began = 0.0
-    line_at = begun_at = shown_at = -float("inf")
+    report, pace, names = StreamReport(), Pace(classes.network.cfg), classes.network.class_names
     lines: list[tuple[str, float]] = []
-    delays = 0.0
-    writer: VideoWriter | None = None
-    picture = None
-    try:
+    begun_at = due = 0.0
+    printed_at = writer = None
+    with ExitStack() as stack:
         for picture in source:
             # In a file, pictures wait for the network; that is no delay.
-            came = picture.arrived if getattr(source, "live", False) else time.perf_counter()
+            came = picture.arrived if source.live else time.perf_counter()
             if not report.pictures:
-                began = time.perf_counter()
+                report.began = time.perf_counter()
+                period = (10.0 if source.live else 0.0) if restart is None else restart
+                writer = stack.enter_context(VideoWriter(show, source.fps, fragments=source.live)) if show else None
             report.pictures += 1
-            live = getattr(source, "live", False)
-            period = (10.0 if live else 0.0) if restart is None else restart
+            if picture.first:
+                due = picture.time
             if picture.first or (classes.causal and period and picture.time - begun_at >= period):
                 classes.restart()
                 begun_at = picture.time
-            if picture.first:
-                line_at = -float("inf")
             if pace.takes(picture) and (shares := classes.push(picture.pixels)) is not None:
-                now = time.perf_counter()
-                report.taken += 1
-                delays += now - came
-                report.latency, report.seconds = delays / report.taken, now - began
-                report.shares = shares
-                lines = top_lines(shares, classes.network.class_names, top)
-                if picture.time - line_at >= every:
-                    line_at = shown_at = picture.time
-                    _print_line(out, picture.time, lines, report, source)
-            if show:
-                if writer is None:
-                    fps = getattr(source, "fps", None) or Fraction(30)
-                    writer = VideoWriter(show, fps, fragments=live)
+                report.add(shares, came)
+                lines = top_lines(shares, names, top)
+                if picture.time >= due:
+                    due, printed_at = picture.time + every, picture.time
+                    _print_line(out, picture.time, lines, report, source.dropped)
+            if writer:
                 writer.write(labelled(picture.pixels, lines))
-        if picture is not None and (shares := classes.finish()) is not None:
-            report.shares, report.taken = shares, 1
-            report.latency = report.seconds = time.perf_counter() - came
-            lines = top_lines(shares, classes.network.class_names, top)
-        if picture is not None and lines and picture.time != shown_at:
-            _print_line(out, picture.time, lines, report, source)
-    finally:
-        if writer is not None:
-            writer.close()
-        report.dropped, report.reopened = getattr(source, "dropped", 0), getattr(source, "reopened", 0)
+    if report.pictures and (shares := classes.finish()) is not None:
+        report.add(shares, came)
+        lines = top_lines(shares, names, top)
+    if lines and picture.time != printed_at:
+        _print_line(out, picture.time, lines, report, source.dropped)
+    report.dropped, report.reopened = source.dropped, source.reopened
     return report
 
 
@@ -229,10 +229,10 @@ def top_lines(shares: Shares, class_names: dict[str, list[str]], top: int) -> li
     ]
 
 
-def _print_line(out: TextIO, at: float, lines, report: StreamReport, source) -> None:
+def _print_line(out: TextIO, at: float, lines: list[tuple[str, float]], report: StreamReport, dropped: int) -> None:
     rate = report.taken / report.seconds if report.seconds else 0.0
     named = "  ".join(f"{share:4.0%} {name}" for name, share in lines)
-    late = f", {source.dropped} late" if getattr(source, "dropped", 0) else ""
+    late = f", {dropped} late" if dropped else ""
     print(
         f"{at:8.2f} s  {named}  ({rate:.1f} predictions/s, latency {1000 * report.latency:.1f} ms{late})",
         file=out,

@@ -121,12 +121,14 @@ def make_app(service: Service) -> FastAPI:
     app.post("/predict", **described)(predict)
     app.put("/predict", include_in_schema=False, **described)(predict)  # curl -T
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", responses={500: {"description": "It does not work any more."}})
     async def health() -> JSONResponse:
         """Whether the server works, and what it takes."""
         facts = service.health()
         return JSONResponse(facts, 200 if facts["status"] == "ok" else 500)
 
+    @app.head("/metrics", include_in_schema=False)
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """Counts in Prometheus' text format."""

@@ -22,7 +22,8 @@ def serve(service: Service, host: str, port: int) -> None:
         SystemExit: with status 1 when the address cannot be had.
     """
     # uvicorn sends itself the signal again when it is done, which would end the process with files left behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     if not _loopback(host):
         logger.warning(
             "anyone who reaches %s port %d can use this server: it knows no users, and speaks plain HTTP", host, port
