@@ -12,6 +12,7 @@ _PUBLIC = {
     "ConfigError": "videobench.config",
     "load_config": "videobench.config",
     "Predictor": "videobench.inference.predictor",
+    "VideoError": "videobench.datasets.containers",
     "build_model": "videobench.models",
     "create_model": "videobench.models",
     "list_models": "videobench.models",

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,6 +114,20 @@ def test_a_window_slides(window, tmp_path, capsys):
     with torch.inference_mode():
         expected = window.model(clip_of(window, path, [30, 33, 36, 39]))[0].softmax(0)
     np.testing.assert_allclose(report.shares[""], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["causal", "window"])
+def test_streams_are_computed_in_the_precision_of_tests(kind, request):
+    network, frames = request.getfixturevalue(kind), as_pictures(pictures(4))
+    single = follow(frames, RunningClasses(network)).shares[""]
+    cfg = network.cfg.clone()
+    cfg.defrost()
+    cfg.TEST.PRECISION = "bf16"
+    lower = follow(frames, RunningClasses(replace(network, cfg=cfg))).shares[""]
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = follow(frames, RunningClasses(network)).shares[""]
+    np.testing.assert_array_equal(lower, expected)
+    assert np.abs(lower - single).max() > 0
 
 
 def test_a_stream_shorter_than_a_window_is_predicted(window, tmp_path, capsys):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from videobench.config import CfgNode
 from videobench.datasets.cropping import Box, crop_resize, image_test_window, test_crops
+from videobench.engine.arithmetic import autocast, tf32
 from videobench.inference.given import GivenVideos
 from videobench.inference.network import Network
 from videobench.inference.overlay import VideoWriter, labelled
@@ -108,10 +109,11 @@ class RunningClasses:
     def _predict(self) -> Shares:
         cfg, model = self.network.cfg, self.network.model
         clip = self.network.inputs(torch.stack([*self._window])[None])
-        if self.causal:
-            logits, self._state = model.stream(clip, self._state)
-        else:
-            logits = model(clip)
+        with tf32(cfg.TEST.TF32), autocast(self.network.device, cfg.TEST.PRECISION):
+            if self.causal:
+                logits, self._state = model.stream(clip, self._state)
+            else:
+                logits = model(clip)
         heads = logits if isinstance(logits, dict) else {"": logits}
         several = cfg.TEST.SCORES == "sigmoid"
         return {
