@@ -1,5 +1,6 @@
 """Runs in processes of their own, forked from one that has the slow imports behind it and has done nothing else."""
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -17,8 +18,10 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["videobench.engine.run", "videobench.engine.trainer", "torch._dynamo", "timm.utils"])
 
 
-#: A signal that a process sends itself, and after how many of its training steps.
-Interruption = tuple[signal.Signals, int]
+#: A signal that a process sends itself, after which call of which function that a module of videobench.engine uses.
+Interruption = tuple[signal.Signals, int, str]
+#: A function that is called once a training step.
+STEP = "trainer.report_progress"
 
 
 def _work(words: list, environment: Mapping[str, str], interruption: Interruption | None) -> None:
@@ -28,17 +31,18 @@ def _work(words: list, environment: Mapping[str, str], interruption: Interruptio
     sys.exit(run([RECIPE], words, ""))
 
 
-def _interrupt_itself(number: signal.Signals, steps: int) -> None:
-    from videobench.engine import trainer
+def _interrupt_itself(number: signal.Signals, calls: int, function: str) -> None:
+    module, _, name = function.rpartition(".")
+    user = importlib.import_module(f"videobench.engine.{module}")
+    called, done = getattr(user, name), count(1)
 
-    report, done = trainer.report_progress, count(1)
-
-    def report_and_signal(text: str) -> None:
-        report(text)
-        if next(done) == steps:
+    def call_and_signal(*args, **options) -> object:
+        result = called(*args, **options)
+        if next(done) == calls:
             os.kill(os.getpid(), number)
+        return result
 
-    trainer.report_progress = report_and_signal
+    setattr(user, name, call_and_signal)
 
 
 def start(

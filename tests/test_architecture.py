@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import json
 import re
 import runpy
 import shlex
@@ -56,6 +57,10 @@ def test_documents_name_files_that_exist(name):
     text = (ROOT / name).read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert target.startswith("http") or (ROOT / target).exists(), f"{name} links to {target}"
+    for target, anchor in re.findall(r"\]\(([\w/.-]*)#([^)]+)\)", text):
+        headings = re.findall(r"^#+ (.+)$", (ROOT / (target or name)).read_text(), re.M)
+        slugs = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+        assert anchor in slugs, f"{name} links to {target}#{anchor}"
     for target in re.findall(r"(?:configs|tools|slurm_scripts|benchmarks)/[\w/.-]+\.(?:py|yaml|sh)", text):
         assert (ROOT / target).exists(), f"{name} names {target}"
 
@@ -112,6 +117,46 @@ def test_documents_give_the_demo_s_numbers():
     text = (ROOT / "DATASET.md").read_text()
     assert f"{demo.SPLITS['train']} training and {demo.SPLITS['val']} validation videos" in text
     assert f"({demo.SIZE}x{demo.SIZE}, {demo.FRAMES} frames, H.264)" in text
+
+
+def measured(name: str) -> dict:
+    return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
+
+
+def test_the_first_screen_gives_measured_numbers():
+    text = (ROOT / "README.md").read_text().replace("\n ", "").split("\n## ")[0]
+    corpus = measured("data")["corpus"]
+    plain, ours, prepared = (
+        corpus["clips"][f"{files}: {way}"]["cpu"]
+        for files, way in (("original", "plain"), ("original", "ours"), ("prepared, fastdecode", "ours"))
+    )
+    assert f"a training clip takes {plain / ours:.1f} times less CPU time than the plain way" in text
+    assert f"from prepared files {plain / prepared:.0f} times" in text
+    views = corpus["views"]
+    ratio = views["10x3: plain, per view"]["cpu"] / views["10x3: once"]["cpu"]
+    assert f"all 30 views of a test video {ratio:.0f} times" in text
+    faster = [row["times_faster"]["ours"] for row in measured("model_cpu")["infer"].values() if not row["few_blocks"]]
+    assert len(faster) == 5
+    assert f"networks are {min(faster):.1f} to {max(faster):.1f} times as fast on a CPU" in text
+
+
+def test_the_table_of_the_estimate_is_an_excerpt_of_it():
+    def cells(line: str) -> list[str]:
+        return [cell.strip() for cell in line.split("|")[1:-1]]
+
+    estimate = {}
+    for *numbers, names in map(cells, (ROOT / "benchmarks/results/scale.md").read_text().splitlines()[4:]):
+        estimate |= dict.fromkeys(names.split(", "), numbers)
+    text = (ROOT / "benchmarks/README.md").read_text().split("\n## Scale\n")[1]
+    rows = [row for row in map(cells, text.split("\nMeasured")[0].splitlines()) if row and row[0] in estimate]
+    assert len(rows) > 10
+    for name, *numbers in rows:
+        assert numbers == estimate[name], name
+    cores = {name: float(numbers[-1]) for name, numbers in estimate.items() if float(numbers[-1]) > 8}
+    assert cores.keys() == {"uniformer_s8x8_k400", "uniformer_s16x8_k400", "uniformer_s16x8_k600"}
+    largest = cores["uniformer_s8x8_k400"]
+    assert f"UniFormer-S 8x8, {largest:.0f} with them" in text
+    assert f"all but UniFormer-S 8x8 and 16x8 ({largest} and {cores['uniformer_s16x8_k400']})" in text
 
 
 def test_imported_libraries_are_declared_and_declared_ones_imported():

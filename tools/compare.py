@@ -18,12 +18,13 @@ def main() -> int:
     args = parser.parse_args()
 
     from videobench.engine.compare import CompareError, compare, comparison_text
+    from videobench.exit_status import WRONG_INPUT
 
     try:
         found = compare(args.run_a, args.run_b)
     except CompareError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return WRONG_INPUT
     print(json.dumps(dataclasses.asdict(found), indent=1) if args.json else comparison_text(found))
     return 0
 

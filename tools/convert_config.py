@@ -18,6 +18,7 @@ def main() -> int:
 
     from videobench.config import ConfigError, load_config
     from videobench.config.writing import short_yaml
+    from videobench.exit_status import WRONG_INPUT
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
@@ -28,7 +29,7 @@ def main() -> int:
             Path(args.output).write_text(text, encoding="utf-8")
     except (ConfigError, OSError) as error:
         print(error, file=sys.stderr)
-        return 2
+        return WRONG_INPUT
     return 0
 
 

@@ -36,6 +36,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
 
+    from videobench.exit_status import BROKE_OFF, WRONG_INPUT
     from videobench.inference.exporting import ExportError, export
     from videobench.inference.network import load_network
     from videobench.inference.quantization import export_int8
@@ -50,10 +51,10 @@ def main(argv: list[str] | None = None) -> int:
             print(export(network, args.output, args.to, **options, half=args.half))
     except ExportError as error:
         print(error, file=sys.stderr)
-        return 1
+        return BROKE_OFF
     except ValueError as error:
         print(error, file=sys.stderr)
-        return 2
+        return WRONG_INPUT
     return 0
 
 

@@ -31,6 +31,7 @@ def main() -> int:
     args = parse_args()
 
     import videobench
+    from videobench.exit_status import WRONG_INPUT
     from videobench.models.weights import convert_weights
 
     try:
@@ -41,7 +42,7 @@ def main() -> int:
         print(convert_weights(model, args.checkpoint, args.output, args.layout, average=args.average))
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
-        return 2
+        return WRONG_INPUT
     print(f"wrote {args.output}")
     return 0
 

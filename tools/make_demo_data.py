@@ -13,13 +13,14 @@ def main() -> int:
 
     from videobench.config import ConfigError
     from videobench.datasets.demo import SPLITS, write_demo_dataset
+    from videobench.exit_status import WRONG_INPUT
 
     try:
         with tqdm(total=sum(SPLITS.values()), desc="demo videos", unit="video", delay=0.5, disable=None) as bar:
             written = write_demo_dataset(folder, progress=lambda done, total: bar.update(done - bar.n))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return WRONG_INPUT
     print(f"{'wrote' if written else 'found'} the demo data set in {folder}")
     return 0
 

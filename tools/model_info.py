@@ -12,6 +12,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", default=["*"], metavar="ID", help="ids or patterns such as 'movinet_*'")
     args = parser.parse_args()
 
+    from videobench.exit_status import WRONG_INPUT
     from videobench.models.info import info_table
 
     try:
@@ -19,7 +20,7 @@ def main() -> int:
             print(line, flush=True)
     except ValueError as error:
         print(error, file=sys.stderr)
-        return 2
+        return WRONG_INPUT
     return 0
 
 

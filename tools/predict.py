@@ -38,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
 
     from videobench import Predictor
-    from videobench.inference.command import WRONG_INPUT, predict_files
+    from videobench.exit_status import DONE, INTERRUPTED, WRONG_INPUT
+    from videobench.inference.command import predict_files
 
     try:
         predictor = Predictor(
@@ -52,9 +53,9 @@ def main(argv: list[str] | None = None) -> int:
         return predict_files(args.videos, predictor, **options)
     except BrokenPipeError:  # whoever reads has enough, as `head` does; nothing is left to be flushed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return DONE
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -86,6 +86,7 @@ def main() -> int:
 
     from videobench.config import ConfigError
     from videobench.datasets.preparation.command import run
+    from videobench.exit_status import INTERRUPTED, WRONG_INPUT
 
     # Hours of work leave a line a minute in the log of a job, not ten a second.
     pace = {} if sys.stderr.isatty() else {"mininterval": 60, "maxinterval": 60}
@@ -98,10 +99,10 @@ def main() -> int:
         try:
             result, status = run(args, progress)
         except ConfigError as error:
-            result, status = error, 2
+            result, status = error, WRONG_INPUT
         except KeyboardInterrupt:
-            result, status = "stopped; the same command goes on from here", 130
-    print(result, file=sys.stderr if status in (2, 130) else sys.stdout)
+            result, status = "stopped; the same command goes on from here", INTERRUPTED
+    print(result, file=sys.stderr if status in (WRONG_INPUT, INTERRUPTED) else sys.stdout)
     return status
 
 

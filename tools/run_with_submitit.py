@@ -40,7 +40,8 @@ def main() -> int:
 
     from videobench.config import ConfigError, load_config
     from videobench.distributed.slurm_job import SlurmJob, submit
-    from videobench.engine.run import STOPPED, run
+    from videobench.engine.run import run
+    from videobench.exit_status import STOPPED, WRONG_INPUT
 
     gpus = args.gpus_per_node
     machine = ["NUM_GPUS", gpus] if gpus else ["NUM_GPUS", 0, "NUM_CPU_RANKS", args.cpu_ranks]
@@ -50,7 +51,7 @@ def main() -> int:
         load_config(files, overrides)  # a mistake is told here, not when the job has waited for its turn
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return WRONG_INPUT
     job = submit(
         SlurmJob(partial(run, files, overrides, ""), STOPPED),
         Path(args.job_dir) / "slurm",

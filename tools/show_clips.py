@@ -29,25 +29,26 @@ def main() -> int:
     from videobench.config import ConfigError, load_config
     from videobench.datasets.containers import VideoError
     from videobench.engine.show_clips import shown_videos
+    from videobench.exit_status import WRONG_INPUT
     from videobench.reporting.contact_sheet import contact_sheet
 
     if args.size and args.size < 16:
         print(f"error: --size is {args.size}; use 16 or more, or 0", file=sys.stderr)
-        return 2
+        return WRONG_INPUT
     split = args.split or ("test" if args.video else "train")
     try:
         cfg = load_config(args.cfg, args.overrides)
         videos = list(shown_videos(cfg, split, num=args.num, epoch=args.epoch, video=args.video))
     except (ConfigError, VideoError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return WRONG_INPUT
     if args.json:
         print(json.dumps([video.as_dict() for video in videos], indent=1))
     elif args.video:
         print("\n".join(video.as_text() for video in videos))
     if not videos:
         print("error: none of these videos can be read", file=sys.stderr)
-        return 2
+        return WRONG_INPUT
     output = args.output or ("" if args.video else "clips.png")
     if output:
         sheet = contact_sheet([row for video in videos for row in video.sheet_rows()], args.size)
@@ -56,7 +57,7 @@ def main() -> int:
         # Pillow's for an ending that it does not know.
         except (OSError, ValueError) as error:
             print(f"error: {output} cannot be written: {error}", file=sys.stderr)
-            return 2
+            return WRONG_INPUT
         mixed = (
             "; mixup and cutmix (MIXUP.ENABLE) come later and are not shown"
             if cfg.MIXUP.ENABLE and split == "train"

@@ -49,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # services are stopped so; also finish the video then
 
     from videobench.datasets.containers import VideoError, cause_of
+    from videobench.exit_status import BROKE_OFF, WRONG_INPUT
     from videobench.inference.network import load_network
     from videobench.inference.overlay import check_target
     from videobench.inference.sources import PictureSource
@@ -60,18 +61,18 @@ def main(argv: list[str] | None = None) -> int:
         classes = RunningClasses(load_network(args.weights, args.model, device=args.device), args.hop)
     except ValueError as error:
         print(error, file=sys.stderr)
-        return 2
+        return WRONG_INPUT
     source = PictureSource(args.source, patience=args.patience, retries=args.retries)
     try:
         follow(source, classes, top=args.top, every=args.every, restart=args.restart, show=args.show)
     except VideoError as error:
         print(error, file=sys.stderr)
-        return 1
+        return BROKE_OFF
     except BrokenPipeError:  # whoever reads has enough, as `head` does; nothing is left to be flushed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         print(f"{args.show}: cannot be written: {cause_of(error)}", file=sys.stderr)
-        return 2
+        return WRONG_INPUT
     except KeyboardInterrupt:
         source.close()
     return 0

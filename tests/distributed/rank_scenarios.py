@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import torch
@@ -72,6 +73,31 @@ def first_killed(cfg, device):
     return add(cfg, device)
 
 
+def listening_to_nothing(cfg, device):
+    signal.pause()
+
+
+def told_to_one(cfg, device):
+    if rank() == world_size() - 1:
+        os.kill(os.getpid(), signal.SIGUSR1)
+    return add(cfg, device)
+
+
+def told_before_work_listens(cfg, device):
+    barrier()
+    if rank() == 0:
+        os.kill(os.getppid(), signal.SIGTERM)
+    signal.pause()
+
+
+def told_at_the_end(cfg, device):
+    launching.finish_undisturbed()
+    barrier()
+    for process in (os.getppid(), os.getpid()):
+        os.kill(process, signal.SIGTERM)
+    return 3
+
+
 def silent(cfg, device):
     if rank() == world_size() - 1:
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -88,6 +114,39 @@ class HastyWatch(watch.Watch):
 
 if "hang" in sys.argv:
     launching.Watch = HastyWatch
+
+
+def waiting_in_vain(cfg, place, device):
+    if place.local_rank == 0:
+        os.kill(os.getppid(), signal.SIGUSR1)
+    signal.pause()
+
+
+told_while_joining = told_between_starts = listening_to_nothing
+if "told_while_joining" in sys.argv:
+    launching._join = waiting_in_vain
+
+
+def roll_without_the_first(store, own, *others, call_roll=launching.call_roll):
+    if own == 0:
+        store.wait(["here/1"])
+        os.kill(os.getpid(), signal.SIGKILL)
+    return call_roll(store, own, *others)
+
+
+first_killed_while_joining = listening_to_nothing
+if "first_killed_while_joining" in sys.argv:
+    launching.call_roll = roll_without_the_first
+
+
+def start_and_signal(process, start=SpawnProcess.start):
+    start(process)
+    SpawnProcess.start = start
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+
+if "told_between_starts" in sys.argv:
+    SpawnProcess.start = start_and_signal
 
 
 def hang(cfg, device):

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import RECIPE
 
 from videobench.engine.checkpoint import epoch_path
 from videobench.engine.run import DONE, run
 from videobench.models.weights import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPE = str(ROOT / "configs/demo/uniformer_tiny.yaml")
 
 
 def words(overrides: dict) -> list[str]:

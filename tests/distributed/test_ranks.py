@@ -18,6 +18,7 @@ from videobench.config import ConfigError, load_config
 from videobench.distributed.launch import launch
 from videobench.distributed.place import Place
 from videobench.distributed.watch import JoinError, call_roll
+from videobench.exit_status import STOPPED
 
 SCRIPT = str(Path(__file__).with_name("rank_scenarios.py"))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -81,12 +82,28 @@ def test_a_mistake_in_the_input_is_one_message_and_its_own_status():
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize(("scenario", "rank"), [("killed", 1), ("first_killed", 0)])
+@pytest.mark.parametrize(("scenario", "rank"), [("killed", 1), ("first_killed", 0), ("first_killed_while_joining", 0)])
 def test_a_killed_rank_is_named_and_ends_all(scenario, rank):
     code, _, err = finish(start(scenario, "NUM_CPU_RANKS", 2))
     assert code == 1
     assert f"rank {rank} on {socket.gethostname()} was killed by SIGKILL" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "moment", ["told_between_starts", "told_while_joining", "told_before_work_listens", "told_to_one"]
+)
+def test_ranks_asked_to_stop_while_they_begin_end_with_the_status_of_a_stop(moment):
+    code, _, err = finish(start(moment, "NUM_CPU_RANKS", 2))
+    assert code == STOPPED, err
+    assert re.search(r"was killed by SIG(TERM|USR1); the same command goes on\n", err)
+    assert "Traceback" not in err
+    if moment in ("told_between_starts", "told_while_joining"):
+        assert "[c10d]" not in err  # what PyTorch says of a store that is not there yet
+
+
+def test_ranks_with_nothing_left_but_words_finish():
+    assert finish(start("told_at_the_end", "NUM_CPU_RANKS", 2))[0] == 3
 
 
 def test_a_killed_rank_of_another_machine_is_named():

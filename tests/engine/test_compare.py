@@ -20,14 +20,14 @@ def write_run(folder: Path, scores: dict, labels: dict, *, names=None, index=Non
     """A folder as a test leaves it, as far as `compare` looks at it."""
     folder.mkdir()
     found = evaluate(scores, labels, names=names)
-    results = {"list": "test.csv", "list_sha256": sha, "classes": found.classes, **found.metrics}
-    (folder / "test_results.json").write_text(json.dumps(results))
     count = len(next(iter(labels.values())))
+    results = {"list": "test.csv", "list_sha256": sha, "videos": count, "classes": found.classes, **found.metrics}
+    (folder / "test_results.json").write_text(json.dumps(results))
     index = np.arange(count) if index is None else np.asarray(index)
     arrays = {"video": np.array([f"{i}.mp4" for i in index]), "index": index}
     for head, part in scores.items():
         prefix = head and f"{head}_"
-        arrays |= {f"{prefix}scores": part, f"{prefix}label": labels[head]}
+        arrays |= {f"{prefix}scores": part, f"{prefix}label": labels[head], f"{prefix}agreement": np.ones(count)}
     np.savez_compressed(folder / "predictions.npz", **arrays)
     return folder
 

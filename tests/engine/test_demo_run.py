@@ -1,16 +1,13 @@
 """The demo recipe learns the motions, and needs the order of the frames to do so."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import RECIPE
 
 from videobench.datasets.demo import write_demo_dataset
 from videobench.engine.run import DONE, run
-
-ROOT = Path(__file__).resolve().parents[2]
-RECIPE = str(ROOT / "configs/demo/uniformer_tiny.yaml")
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 import csv
 import importlib.util
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -96,6 +98,24 @@ def test_run_net_does_the_same_again(tuned, tmp_path):
     assert run([str(output / "config.yaml")], ["OUTPUT_DIR", str(tmp_path)], "") == DONE
     first, second = (np.load(folder / "predictions.npz")["scores"] for folder in (output, tmp_path))
     np.testing.assert_array_equal(first, second)
+
+
+def test_the_commands_said_at_the_end_do_what_they_say(tuned, three_classes, network, tmp_path, capsys):
+    output = shutil.copytree(tuned[0], tmp_path / "my run")
+    options = {"config_files": network, "output": output, "epochs": 2, "val_share": 0.25}
+
+    def said(*overrides) -> dict[str, list[str]]:
+        assert finetune(three_classes, **options, overrides=overrides) == DONE
+        lines = re.findall(r"^([a-z ]+): +python tools/run_net.py --cfg (.*)$", capsys.readouterr().out, re.MULTILINE)
+        return {name: shlex.split(words) for name, words in lines}
+
+    commands = said()
+    for name in ("test only", "the same again"):  # a test leaves another config.yaml
+        file, *words = commands[name]
+        assert run([file], [str(tmp_path / "again") if word == "DIR" else word for word in words], "") == DONE
+    assert epoch_path(tmp_path / "again", 2).exists()
+    capsys.readouterr()
+    assert list(said("TRAIN.ENABLE", "False")) == ["test only"]
 
 
 def test_given_weights_lose_their_classifier_and_the_rest_is_kept(tuned, network, tmp_path, capsys):

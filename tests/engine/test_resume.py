@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from processes import start, start_two
+from processes import STEP, start, start_two
 
 from videobench.engine.checkpoint import checkpoints, epoch_path, step_path
 from videobench.engine.run import DONE, STOPPED
@@ -25,7 +25,7 @@ EVERYTHING = [
     *("MIXUP.ENABLE", True, "MODEL.LOSS_FUNC", "soft_cross_entropy", "TRAIN.EVAL_PERIOD", 3),
 ]
 PATIENCE = 600
-STEP = re.compile(r'"_type": "train_iter"')
+STEP_LINE = re.compile(r'"_type": "train_iter"')
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def finish(words, output, *more, interruption=None) -> int:
 
 def steps_logged(output: Path) -> int:
     log = output / "stdout.log"
-    return len(STEP.findall(log.read_text())) if log.exists() else 0
+    return len(STEP_LINE.findall(log.read_text())) if log.exists() else 0
 
 
 def kill_after(process, output: Path, files: int, pause: float) -> int:
@@ -121,7 +121,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_weights(words, uninterr
 def test_a_run_asked_to_stop_saves_and_goes_on(words, uninterrupted, tmp_path):
     """SIGTERM, then SIGUSR1, without other checkpoints within epochs than those they ask for."""
     for number, steps in ((signal.SIGTERM, 2), (signal.SIGUSR1, 3)):
-        assert finish(words, tmp_path, "TRAIN.CHECKPOINT_STEPS", 0, interruption=(number, steps)) == STOPPED
+        assert finish(words, tmp_path, "TRAIN.CHECKPOINT_STEPS", 0, interruption=(number, steps, STEP)) == STOPPED
         assert f"stopped by {number.name}: saved" in (tmp_path / "stdout.log").read_text()
         # Every step that was done is in it: none is done twice.
         done, last = steps_logged(tmp_path), checkpoints(tmp_path)[-1]
@@ -147,7 +147,7 @@ def test_all_ranks_stop_at_the_same_step(words, tmp_path):
     """One of two ranks is asked to stop."""
     several = [*words, "DATA_LOADER.NUM_WORKERS", 0, "TRAIN.CHECKPOINT_STEPS", 0, "SOLVER.MAX_EPOCH", 2]
     whole = start_two([*several, "OUTPUT_DIR", str(tmp_path / "whole")])
-    cut = start_two([*several, "OUTPUT_DIR", str(tmp_path / "cut")], second_interrupted=(signal.SIGTERM, 2))
+    cut = start_two([*several, "OUTPUT_DIR", str(tmp_path / "cut")], second_interrupted=(signal.SIGTERM, 2, STEP))
     for process in cut:
         process.join(PATIENCE)
         assert process.exitcode == STOPPED
@@ -157,6 +157,20 @@ def test_all_ranks_stop_at_the_same_step(words, tmp_path):
         assert process.exitcode == DONE
     assert steps_logged(tmp_path / "cut") == 6
     assert_same_run(tmp_path / "whole", tmp_path / "cut", epochs=2)
+
+
+@pytest.mark.parametrize("function", ["run.setup_logging", "trainer.write_history"])
+def test_a_signal_before_training_or_after_its_last_step_is_heeded(words, tmp_path, function):
+    """The second call of either: a rank begins its work, the last epoch is over and its checkpoint not yet written."""
+    more = ["SOLVER.MAX_EPOCH", 2, "TRAIN.CHECKPOINT_STEPS", 0, "DATA_LOADER.NUM_WORKERS", 0, "TEST.ENABLE", True]
+    assert finish(words, tmp_path, *more, interruption=(signal.SIGUSR1, 2, function)) == STOPPED
+    saved = [epoch_path(tmp_path, 1), epoch_path(tmp_path, 2)] if function == "trainer.write_history" else []
+    assert checkpoints(tmp_path) == saved
+    assert not (tmp_path / "test_results.json").exists()
+    # When everything is there but the report, stopping would only repeat the test.
+    assert finish(words, tmp_path, *more, interruption=(signal.SIGTERM, 1, "run.result_table")) == DONE
+    assert (tmp_path / "report.html").exists()
+    assert steps_logged(tmp_path) == 6
 
 
 SECOND_SIGNAL = """

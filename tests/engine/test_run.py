@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from full_disk import without_room
+from processes import RECIPE
 
+from videobench.engine import trainer
 from videobench.engine.checkpoint import best_path, epoch_path
 from videobench.engine.run import BROKE_OFF, DONE, FAILED_VIDEOS, WRONG_INPUT, run
 from videobench.models.weights import read_checkpoint
+from videobench.reporting.curves import read_history
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPE = str(ROOT / "configs/demo/uniformer_tiny.yaml")
 
 
 def go(tiny, output, *more):
@@ -348,6 +351,19 @@ def test_an_earlier_run_is_not_overwritten(tiny, finished, tmp_path, capsys):
     assert (tmp_path / "out/config.yaml").read_text() == before
 
 
+@pytest.mark.parametrize(("function", "file"), [("write_history", "history.csv"), ("log_json_stats", "json_stats.log")])
+def test_a_full_disk_is_told_and_the_training_goes_on(tiny, tmp_path, monkeypatch, capsys, function, file):
+    more = ["SOLVER.MAX_EPOCH", 1, "TEST.ENABLE", False, "TENSORBOARD.ENABLE", False]
+    monkeypatch.setattr(trainer, function, without_room(getattr(trainer, function)))
+    assert go(tiny, tmp_path, *more) == BROKE_OFF
+    monkeypatch.undo()
+    error = capsys.readouterr().err
+    assert f"error: {tmp_path / file}: cannot be written: File too large" in error
+    assert "Traceback" not in error
+    assert go(tiny, tmp_path, *more) == DONE
+    assert [record["epoch"] for record in read_history(tmp_path)] == [1]
+
+
 @pytest.mark.parametrize(("before", "after"), [("adamw", "sgd"), ("sgd", "rmsprop"), ("rmsprop", "sgd")])
 def test_resuming_with_another_optimizer(tiny, lists, tmp_path, capsys, before, after):
     train = lists / "train.csv"
@@ -379,6 +395,7 @@ def test_nothing_to_do(tiny, tmp_path, capsys):
 def test_no_weights_to_test(tiny, tmp_path, capsys):
     error = refused(capsys, go(tiny, tmp_path, "TRAIN.ENABLE", False))
     assert "no weights to test" in error
+    assert "name one, or train first (TRAIN.ENABLE True)" in error
 
 
 def test_a_batch_larger_than_the_list(tiny, tmp_path, capsys):

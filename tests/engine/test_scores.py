@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from videobench.engine.scores import Layout, ScoreStore, ShardWriter, read_shard
+from videobench.reporting.run_files import OutputError
 
 LAYOUT = Layout(((2, 1), (1, 3)), (("verb", 2), ("noun", 3)))
 
@@ -63,6 +64,26 @@ def test_a_cut_or_damaged_file_gives_whole_records_only(shard, tmp_path_factory,
         assert found[1]["video"].tolist() == [3, 1, 7][:whole]
 
 
+@settings(max_examples=60)
+@given(st.data())
+def test_a_damaged_header_costs_the_scores_and_no_more(shard, tmp_path_factory, data):
+    store = ScoreStore(tmp_path_factory.mktemp("headers"), {})
+    store.prepare()
+    content = bytearray(shard)
+    content[data.draw(st.integers(0, shard.index(b"\n")))] = data.draw(st.integers(32, 126))
+    (store.folder / "attempt0001-rank0000.scores").write_bytes(content)
+    (store.folder / "attempt0001-rank0001.scores").write_bytes(shard)
+    assert sorted(store.read().rows) == [1, 3, 7]
+
+
+def test_a_folder_with_odd_facts_is_set_aside(tmp_path):
+    other = tmp_path / "test_scores/other/facts.json"
+    other.parent.mkdir(parents=True)
+    for content in ("", "[]", '{"weights": 1}'):
+        other.write_text(content)
+        assert ScoreStore(tmp_path, {"weights": "w"}).read().rows == {}
+
+
 def test_attempts_and_ranks_add_up_and_never_share_a_file(tmp_path):
     store = ScoreStore(tmp_path, {"weights": "w" * 64})
     assert store.read().attempts == 0
@@ -73,7 +94,10 @@ def test_attempts_and_ranks_add_up_and_never_share_a_file(tmp_path):
     done = ScoreStore(tmp_path, {"weights": "w" * 64}).read()
     assert sorted(done.rows) == [0, 1, 2, 5]
     assert (done.layout, done.attempts, done.seconds) == (LAYOUT, 2, 5.0)
-    with store.writer(2, 0) as writer, pytest.raises(FileExistsError):
+    with (
+        store.writer(2, 0) as writer,
+        pytest.raises(OutputError, match=r"-rank0000\.scores: another command does this test in the same OUTPUT_DIR"),
+    ):
         writer.append(LAYOUT, rows(9), 0.0)
     assert ScoreStore(tmp_path, {"weights": "v" * 64}).read().rows == {}
     store.remove()

@@ -11,19 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from full_disk import without_room
 from plain_loop import compute_in_double, plain_scores
+from processes import RECIPE
 from tiny_networks import lively
 from video_fixtures import write_clip
 
 import videobench
 from videobench.config import ConfigError, load_config
 from videobench.config.checks import check_config
-from videobench.engine import scores
-from videobench.engine.run import DONE, FAILED_VIDEOS, STOPPED, WRONG_INPUT, run
+from videobench.engine import scores, tester
+from videobench.engine.run import BROKE_OFF, DONE, FAILED_VIDEOS, STOPPED, WRONG_INPUT, run
 from videobench.engine.tester import ensemble_scores, video_groups
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPE = str(ROOT / "configs/demo/uniformer_tiny.yaml")
 CLASSES = 6
 VIDEOS = 7
 
@@ -324,6 +325,26 @@ def test_a_stopped_test_goes_on_to_the_same_files(basis, tmp_path, monkeypatch, 
         for key in ("seconds", "videos_per_second", "data_wait_percent"):
             each.pop(key)
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    ("owner", "function", "file"),
+    [
+        pytest.param(scores.ScoreStore, "prepare", "facts.json", id="facts"),
+        pytest.param(scores.ShardWriter, "append", "attempt0001-rank0000.scores", id="scores"),
+        pytest.param(tester, "write_results", "predictions.csv", id="results"),
+    ],
+)
+def test_a_full_disk_is_told_and_the_test_goes_on(basis, tmp_path, monkeypatch, capsys, owner, function, file):
+    monkeypatch.setattr(owner, function, without_room(getattr(owner, function)))
+    assert go(basis, tmp_path) == BROKE_OFF
+    monkeypatch.undo()
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path}")
+    assert f"{file}: cannot be written: File too large" in error
+    assert go(basis, tmp_path) == DONE
+    assert scores_of(tmp_path).shape == (VIDEOS, CLASSES)
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 @pytest.mark.parametrize("change", ["weights", "protocol", "list"])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import RECIPE
 from video_fixtures import write_clip
 
 import videobench
@@ -27,8 +28,6 @@ from videobench.models.weights import read_checkpoint, write_checkpoint
 from videobench.reporting.progress import ROUTINE, Progress
 from videobench.reporting.tensorboard import Scalars
 
-ROOT = Path(__file__).resolve().parents[2]
-RECIPE = str(ROOT / "configs/demo/uniformer_tiny.yaml")
 CPU = torch.device("cpu")
 
 

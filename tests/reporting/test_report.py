@@ -1,5 +1,7 @@
 """What report.html says of a run, and what TensorBoard shows of a test."""
 
+import contextlib
+import io
 import json
 import logging
 import re
@@ -9,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from report_fixtures import made_up_scores, write_test, write_test_of_videos, write_training, write_videos
 
 from videobench.engine.report import write_report
 from videobench.reporting import diagnosis
 from videobench.reporting.curves import write_history
+from videobench.reporting.run_files import RunFileError, read_test
 from videobench.reporting.run_report import Run, result_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -242,7 +247,13 @@ def test_mistakes_show_frames_and_missing_videos_are_named(tmp_path):
     mistakes = sections(write_report(folder).read_text())["mistakes"]
     assert mistakes.count("data:image/jpeg;base64,") == 2 * 3
     assert len(re.findall("no frames: [^<]*no such file", mistakes, re.I)) == 2
+    # Somebody edited the configuration.
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(re.sub("SAMPLING_RULE: .*", "SAMPLING_RULE: odd", config))
+    mistakes = sections(write_report(folder).read_text())["mistakes"]
+    assert f"No frames: {folder / 'config.yaml'} cannot be used: no sampling rule" in mistakes
     # Another list: the numbers of the videos mean nothing any more.
+    (folder / "config.yaml").write_text(config)
     (tmp_path / "data/test.csv").write_text("2.mp4 0\n1.mp4 0\n")
     mistakes = sections(write_report(folder).read_text())["mistakes"]
     assert "data:image" not in mistakes
@@ -296,6 +307,25 @@ def test_a_line_that_was_cut_off_is_named_and_left_out(tmp_path, caplog, monkeyp
     assert f"{path}:2 is no json_stats line" in caplog.text
 
 
+def test_lines_of_logs_that_are_no_lines_are_named_and_left_out(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("videobench"), "propagate", True)
+    folder = write_training(tmp_path, epochs=2)
+    odd = [b"\0" * 50, b"\xff\xfe", b"[1]", b'{"_type": "train_epoch"}', b'{"_type": "train_epoch", "epoch": 3}']
+    restart = b"2026-01-01T00:00:00+00:00,,,checkpoint.pyth,1,2,0.5,1,8"
+    names = b"time,slurm_job,slurm_restarts,checkpoint,epochs,steps,lost_seconds,ranks,batch"
+    with (folder / "json_stats.log").open("ab") as stream:
+        stream.write(b"\n".join(odd) + b"\n")
+    cuts = [restart[:30], restart[:-9] + restart, restart.replace(b"0.5", b"x"), b"\0" * 50]
+    (folder / "restarts.csv").write_bytes(b"\n".join([names, restart, *cuts]))
+    with caplog.at_level("WARNING", "videobench"):
+        parts = sections(write_report(folder).read_text())
+    assert "Restarts (1)" in parts["restarts"]
+    for number in range(3, 3 + len(odd)):
+        assert f"json_stats.log:{number} is no json_stats line" in caplog.text
+    for number in range(3, 3 + len(cuts)):
+        assert f"restarts.csv:{number} is no restart" in caplog.text
+
+
 def test_the_tool(tested, tmp_path, monkeypatch, capsys):
     def tool(folder: Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["report.py", str(folder)])
@@ -314,4 +344,72 @@ def test_the_tool(tested, tmp_path, monkeypatch, capsys):
     (tested / "report.html").mkdir()  # as good as a folder of somebody else
     code, _, error = tool(tested)
     assert code == 2
-    assert f"'{tested / 'report.html'}'" in error
+    assert error.startswith(f"error: {tested / 'report.html'}: cannot be written: Is a directory")
+    assert [path for path in tested.iterdir() if path.suffix == ".tmp"] == []
+
+
+def damaged(name: str, content) -> pytest.param:
+    return pytest.param(name, content, id=f"{name}: {content if isinstance(content, str) else content.__name__}"[:60])
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:200] + bytes(byte ^ 0xFF for byte in content[200:260]) + content[260:]
+
+
+def without_scores(content: bytes) -> bytes:
+    return written({"video": np.array(["a"]), "index": np.zeros(1)})
+
+
+def of_other_videos(content: bytes) -> bytes:
+    arrays = dict(np.load(io.BytesIO(content)))
+    return written({name: part[:10] for name, part in arrays.items()})
+
+
+def of_other_classes(content: bytes) -> bytes:
+    arrays = dict(np.load(io.BytesIO(content)))
+    return written(arrays | {"scores": np.eye(4)[arrays["label"]]})
+
+
+def written(arrays: dict) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def renamed_key(content: bytes) -> bytes:
+    return content.replace(b'"ensemble"', b'"ensamble"')
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(damaged("predictions.npz", how) for how in (cut, flipped, "", "no archive", without_scores)),
+        *(damaged("predictions.npz", how) for how in (of_other_videos, of_other_classes)),
+        *(damaged("test_results.json", how) for how in (cut, renamed_key, "[]", "", "\0\0\0")),
+        *(damaged("history.csv", how) for how in (flipped, "epoch,lr\nx,1\n", "lr\n1\n", "epoch,lr\n1,2,3\n")),
+    ],
+)
+def test_a_damaged_file_is_named(tested, name, content):
+    path = tested / name
+    path.write_bytes(content(path.read_bytes()) if callable(content) else content.encode())
+    with pytest.raises(RunFileError, match=f"^{re.escape(str(path))}: .*; (test again|mend or remove it)"):
+        write_report(tested)
+    assert not (tested / "report.html").exists()
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_predictions_with_any_bytes_changed_are_read_or_refused(tested, data):
+    path = tested / "predictions.npz"
+    whole = path.read_bytes()
+    content = bytearray(whole)
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
+        content[place] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    with contextlib.suppress(RunFileError):
+        read_test(tested)
+    path.write_bytes(whole)

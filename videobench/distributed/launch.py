@@ -20,18 +20,24 @@ from videobench.config import CfgNode, ConfigError
 from videobench.distributed.group import progress
 from videobench.distributed.place import Place
 from videobench.distributed.watch import RANK_0_GONE, STORE_GONE, JoinError, Watch, call_roll, speak_for
+from videobench.exit_status import BROKE_OFF, STOPPED
 
 Work = Callable[[CfgNode, torch.device], int]
 
+#: Signals that ask a run to stop. Work that has something to save catches them itself; before, between and after they
+#: end a process at once, and the command with STOPPED.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 #: Seconds that the other ranks of a machine have to end by themselves after one of them failed.
 _GRACE = 20.0
-_BROKE_OFF = 1
 
 
 def launch(cfg: CfgNode, place: Place, work: Work, expected: Mapping[type[Exception], int]) -> int:
     """Run ``work(cfg, device)`` on every rank of this machine and return the exit status.
 
     A rank that fails ends all ranks, on all machines: it says why first, the others say which rank ended them.
+
+    A request to stop (STOP_SIGNALS) goes to all ranks of this machine. A rank that it ends, because its work did not
+    catch it, had nothing to save, and the exit status is STOPPED.
 
     Args:
         cfg: the configuration (see :func:`videobench.distributed.place.settle`).
@@ -45,7 +51,8 @@ def launch(cfg: CfgNode, place: Place, work: Work, expected: Mapping[type[Except
     """
     _check_gpus(cfg, place)
     if place.world_size == 1:
-        return work(cfg, _device(cfg, 0))
+        with _handled(_end_stopped):
+            return work(cfg, _device(cfg, 0))
     if not place.init_method:
         place = replace(place, init_method=f"tcp://localhost:{_free_port()}")
     _address(place.init_method)  # a mistake in it is told here, once, not by every rank
@@ -58,10 +65,27 @@ def launch(cfg: CfgNode, place: Place, work: Work, expected: Mapping[type[Except
     ]
     # The store's complaints about a rank that ended, with C++ stack traces, would bury the reason.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    with _forwarded_signals(ranks):
+    asked: list[int] = []
+
+    def forward(number: int, _frame: object) -> None:
+        asked.append(number)
+        for process in ranks:
+            if process.pid and process.is_alive():
+                os.kill(process.pid, number)
+
+    # The ranks decide together when to stop.
+    with _handled(forward):
         for process in ranks:
             process.start()
+        if asked:  # those that had not begun by then were not told
+            forward(asked[0], None)
         return _wait_for(ranks, place)
+
+
+def finish_undisturbed() -> None:
+    """Ignore requests to stop from here on: what is left is short, and a command that goes on would do more again."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _wait_for(ranks: list, place: Place) -> int:
@@ -73,42 +97,54 @@ def _wait_for(ranks: list, place: Place) -> int:
         running = [process for process in running if process not in ended]
         for process in ended:
             process.join()
-        if failed := next((process for process in ended if process.exitcode), None):
+        # One that a signal ended (its status is negative) is the reason for the end of the others.
+        if failed := min((p for p in ended if p.exitcode), key=lambda p: p.exitcode > 0, default=None):
             break
     else:
         return 0
-    rank, code = first + ranks.index(failed), failed.exitcode
-    if code < 0:
-        name = signal.Signals(-code).name
-        text = f"rank {rank} on {socket.gethostname()} was killed by {name}"
+    rank, status = first + ranks.index(failed), failed.exitcode
+    if status < 0:
+        name, stopped = signal.Signals(-status).name, -status in STOP_SIGNALS
+        text = f"rank {rank} on {socket.gethostname()} was killed by {name}" + "; the same command goes on" * stopped
+        status = STOPPED if stopped else BROKE_OFF
         print(text, file=sys.stderr, flush=True)
-        if rank != 0:  # with rank 0 the store is gone
-            speak_for(_address(place.init_method), _prefix(place), rank, text, _BROKE_OFF)
-    until = time.monotonic() + _GRACE
+        if stopped:  # the others were told, too, and most of them end now
+            _join_all(running, 3.0)
+        if rank != 0 and (place.shard or ranks[0].is_alive()):  # with rank 0 the store is gone
+            speak_for(_address(place.init_method), _prefix(place), rank, text, status)
+    _join_all(running, _GRACE)
     for process in running:
-        process.join(max(0.0, until - time.monotonic()))
         if process.is_alive():
             process.kill()
             process.join()
-    return code if code > 0 else _BROKE_OFF
+    return status
+
+
+def _join_all(processes: list, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(0.0, until - time.monotonic()))
 
 
 @contextlib.contextmanager
-def _forwarded_signals(ranks: list) -> Iterator[None]:
-    """A request to stop goes to the ranks, which decide together when."""
-
-    def forward(number: int, _frame) -> None:
-        for process in ranks:
-            if process.pid and process.is_alive():
-                os.kill(process.pid, number)
-
-    stops = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-    before = {number: signal.signal(number, forward) for number in stops}
+def _handled(handler: Callable[[int, object], None]) -> Iterator[None]:
+    """Requests to stop go to a handler, unless somebody around this command (submitit) has one."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
+        for number in STOP_SIGNALS:
+            if not callable(before[number]):
+                signal.signal(number, handler)
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, kept in before.items():
+            signal.signal(number, kept)
+
+
+def _end_stopped(number: int, _frame: object) -> None:
+    text = f"stopped by {signal.Signals(number).name} with nothing to save; the same command goes on\n"
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())  # standard error, but not the stream: this may have interrupted a use of it
+    os._exit(STOPPED)
 
 
 def _rank_process(cfg: CfgNode, place: Place, work: Work, expected: Mapping[type[Exception], int]) -> None:
@@ -125,7 +161,14 @@ def _run_rank(cfg: CfgNode, place: Place, work: Work, expected: Mapping[type[Exc
         watch = _join(cfg, place, device)
     except JoinError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        return _BROKE_OFF
+        return BROKE_OFF
+    except STORE_GONE as error:
+        if not _lost_touch(error):
+            raise
+        where = f"rank {place.shard * place.local_ranks + place.local_rank} on {socket.gethostname()}"
+        reason = _last_line(str(error))
+        print(f"{where}, joining: lost touch with another rank ({reason})", file=sys.stderr, flush=True)
+        return BROKE_OFF
     try:
         status = work(cfg, device)
     except Exception as error:
@@ -142,12 +185,12 @@ def _explain(error: Exception, watch: Watch, expected: Mapping[type[Exception], 
     """Say why this rank ends, and tell the others; returns the exit status."""
     where = f"rank {watch.rank} on {socket.gethostname()}, {progress()[1]}"
     status = next((code for kind, code in expected.items() if isinstance(error, kind)), None)
-    lost_touch = isinstance(error, dist.DistError) or "gloo" in str(error)
+    lost_touch = _lost_touch(error)
     # A rank that ends breaks the others' connections; why it ended is known a little later.
     try:
         word = watch.ended_by(patience=15.0 * lost_touch)
     except STORE_GONE:
-        word = {"rank": 0, "text": RANK_0_GONE, "status": _BROKE_OFF}
+        word = {"rank": 0, "text": RANK_0_GONE, "status": BROKE_OFF}
     if word:
         print(f"rank {watch.rank}: ended by rank {word['rank']}: {word['text']}", file=sys.stderr, flush=True)
         watch.give_up("", word["status"])
@@ -161,8 +204,12 @@ def _explain(error: Exception, watch: Watch, expected: Mapping[type[Exception], 
         full = f"{where}:\n{traceback.format_exc()}"
         brief = f"{where}: {_last_line(full)}"
     print(full, file=sys.stderr, flush=True)
-    watch.give_up(brief, status or _BROKE_OFF)
-    return status or _BROKE_OFF
+    watch.give_up(brief, status or BROKE_OFF)
+    return status or BROKE_OFF
+
+
+def _lost_touch(error: Exception) -> bool:
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def _join(cfg: CfgNode, place: Place, device: torch.device) -> Watch:

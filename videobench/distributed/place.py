@@ -70,7 +70,7 @@ def find_place(cfg: CfgNode, init_method: str = "", environment: Mapping[str, st
     if cfg.NUM_SHARDS > 1 and not init_method:
         raise ConfigError(
             f"NUM_SHARDS is {cfg.NUM_SHARDS}: say where the machines meet, with --init_method tcp://HOST:PORT "
-            f"(HOST is the first machine; {_MEET_LOCALLY} when all are this one)"
+            f"(HOST is the first machine; {_MEET_LOCALLY} when all are this one), or use this one alone: NUM_SHARDS 1"
         )
     ranks = local_ranks(cfg)
     alone = 0 if ranks == 1 else None

@@ -19,10 +19,10 @@ from typing import Any
 import torch.distributed as dist
 
 from videobench.distributed import group
+from videobench.exit_status import BROKE_OFF
 
 #: Seconds between two looks, without an answer before a rank counts as dead, and given to others to read why.
 LOOK, DEAD, FAREWELL = 2.0, 60.0, 6.0
-_BROKE_OFF = 1
 _WORD = "gave up"
 #: What is raised when the store is no longer there, and what that means.
 STORE_GONE = (dist.DistError, RuntimeError)
@@ -36,7 +36,9 @@ class JoinError(RuntimeError):
 def speak_for(address: tuple[str, int], prefix: str, rank: int, text: str, status: int) -> None:
     """Tell every rank why a rank ended that cannot say so itself; in vain when the store ended with it."""
     patience = datetime.timedelta(seconds=8)
-    with contextlib.suppress(*STORE_GONE):
+    with contextlib.suppress(*STORE_GONE, OSError):
+        # Where nobody listens PyTorch would try for long, and complain at length.
+        socket.create_connection(address, patience.total_seconds()).close()
         store = dist.TCPStore(*address, is_master=False, timeout=patience, wait_for_workers=False)
         _leave_word(dist.PrefixStore(f"{prefix}/watch", store), rank, text, status)
 
@@ -103,7 +105,7 @@ class Watch:
                     self._look_at_all()
             except STORE_GONE:
                 if not self._over.is_set():
-                    self._end(RANK_0_GONE, _BROKE_OFF)
+                    self._end(RANK_0_GONE, BROKE_OFF)
 
     def _say(self) -> None:
         count, text = group.progress()
@@ -137,8 +139,8 @@ class Watch:
             self._announce(f"no rank got any further in {self.timeout:.0f} s (DIST.TIMEOUT); the hindmost: {who}")
 
     def _announce(self, text: str) -> None:
-        self.give_up(text, _BROKE_OFF)
-        self._end(text, _BROKE_OFF)
+        self.give_up(text, BROKE_OFF)
+        self._end(text, BROKE_OFF)
 
     def _leave(self, left: dict[str, Any]) -> None:
         self._store.set(f"left/{self.rank}", "read")

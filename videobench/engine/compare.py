@@ -1,7 +1,5 @@
 """Two tests on the same videos, side by side."""
 
-import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from videobench.engine import accuracy
+from videobench.reporting.run_files import RunFileError, read_test
 
 # Lines of each list in the text.
 _SHOWN = 10
@@ -135,10 +134,8 @@ class _Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self.results = json.loads((folder / "test_results.json").read_text())
-            with np.load(folder / "predictions.npz") as arrays:
-                content = dict(arrays)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            self.results, content = read_test(folder)
+        except RunFileError as error:
             raise CompareError(f"{folder}: no test results to read there: {error}") from error
         if "list_sha256" not in self.results:
             raise CompareError(f"{folder}: results of a version that did not record its list; test again")

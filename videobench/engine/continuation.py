@@ -14,6 +14,7 @@ from videobench.config import CfgNode, ConfigError
 from videobench.config.checks import local_ranks
 from videobench.engine.checkpoint import last_checkpoint
 from videobench.models.weights import read_checkpoint
+from videobench.reporting.run_files import written_to
 
 logger = logging.getLogger(__name__)
 
@@ -140,12 +141,16 @@ def _sizes(text: str) -> tuple[int, int, int, int] | None:
 
 
 def note_restart(cfg: CfgNode, checkpoint: Path, epochs: int, steps: int) -> None:
-    """Add a line to restarts.csv and to the log: from where a run goes on, what was lost since then, and its ranks."""
+    """Add a line to restarts.csv and to the log: from where a run goes on, what was lost since then, and its ranks.
+
+    Raises:
+        OutputError: when restarts.csv cannot be written.
+    """
     ranks, batch = cfg.NUM_SHARDS * local_ranks(cfg), cfg.NUM_SHARDS * cfg.TRAIN.BATCH_SIZE
     now, lost = datetime.datetime.now(datetime.timezone.utc), max(0.0, time.time() - checkpoint.stat().st_mtime)
     job, count = (os.environ.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"))
     path = Path(cfg.OUTPUT_DIR) / "restarts.csv"
-    with path.open("a", newline="") as stream:
+    with written_to(path), path.open("a", newline="") as stream:
         writer = csv.writer(stream)
         if not stream.tell():
             writer.writerow(RESTART_COLUMNS)

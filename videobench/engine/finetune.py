@@ -1,7 +1,9 @@
 """Fine-tuning on somebody's own videos: lists, a recipe for small data, and the ordinary run with both."""
 
 import csv
+import io
 import re
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -14,8 +16,10 @@ import torch
 from videobench.config import CfgNode, ConfigError, load_config
 from videobench.datasets.own_videos import OwnVideos, own_videos
 from videobench.engine.checkpoint import checkpoint_dir
-from videobench.engine.run import DONE, FAILED_VIDEOS, WRONG_INPUT, run
+from videobench.engine.run import run
+from videobench.exit_status import BROKE_OFF, DONE, FAILED_VIDEOS, WRONG_INPUT
 from videobench.models.zoo import zoo_row
+from videobench.reporting.run_files import OutputError, whole_file
 
 #: Epochs from given weights and from scratch.
 EPOCHS = {True: 20, False: 60}
@@ -74,15 +78,19 @@ def finetune(
         recipe["OUTPUT_DIR"] = str(output)
         words = [*base, *(word for pair in _paths(videos, output, weights).items() for word in pair)]
         words += [*(word for pair in recipe.items() for word in pair), *given]
-        load_config(config_files, words)
+        cfg = load_config(config_files, words)
         _write_lists(videos, output)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_INPUT
     print(_summary(videos, output, weights, notes), flush=True)
     status = run(config_files, words, "")
-    if status in (DONE, FAILED_VIDEOS) and load_config(config_files, words).TEST.ENABLE:
-        print(_after(videos, output))
+    if status in (DONE, FAILED_VIDEOS) and cfg.TEST.ENABLE:
+        try:
+            print(_after(videos, output, trained=cfg.TRAIN.ENABLE))
+        except OutputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return BROKE_OFF
     return status
 
 
@@ -245,18 +253,22 @@ def _summary(videos: OwnVideos, output: Path, weights: str | None, notes: Sequen
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _after(videos: OwnVideos, output: Path) -> str:
-    """Write confusion.csv; what to say at the end."""
+def _after(videos: OwnVideos, output: Path, *, trained: bool) -> str:
+    """Write confusion.csv; what to say at the end of a run that ``trained``."""
     with np.load(output / "predictions.npz") as predictions:
         labels, predicted = predictions["label"], predictions["scores"].argmax(1)
     count = len(videos.classes)
     matrix = np.bincount(labels * count + predicted, minlength=count**2).reshape(count, count)
-    with (output / "confusion.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["true class (rows), predicted class (columns)", *videos.classes])
-        writer.writerows([name, *row] for name, row in zip(videos.classes, matrix.tolist(), strict=True))
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["true class (rows), predicted class (columns)", *videos.classes])
+    writer.writerows([name, *row] for name, row in zip(videos.classes, matrix.tolist(), strict=True))
+    with whole_file(output / "confusion.csv") as file:
+        file.write(table.getvalue().encode("utf-8", "surrogateescape"))
+    # A test alone leaves a configuration without training.
+    command = f"python tools/run_net.py --cfg {shlex.quote(str(output / 'config.yaml'))} TRAIN.ENABLE"
+    again = f"the same again: {command} True OUTPUT_DIR DIR\n" * trained
     return (
         f"confusion matrix: {output / 'report.html'} and {output / 'confusion.csv'}\n"
-        f"the same again: python tools/run_net.py --cfg {output / 'config.yaml'} OUTPUT_DIR DIR\n"
-        f"test only:      python tools/run_net.py --cfg {output / 'config.yaml'} TRAIN.ENABLE False"
+        f"{again}test only:      {command} False"
     )

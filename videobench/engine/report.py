@@ -35,18 +35,22 @@ def write_report(output_dir: str | Path, *, with_test: bool = True, tensorboard:
             file it no longer follows what a training writes.
 
     Raises:
-        FileNotFoundError: for a folder without anything of a run.
+        RunFileError: for a folder without anything of a run, and for files that are damaged.
+        OutputError: when a file cannot be written.
     """
     run = Run.read(output_dir, with_test=with_test)
     wanted = run.mistaken
     strips, missing = {}, {}
     if wanted:
+        config = run.folder / "config.yaml"
         try:
-            cfg = load_config([str(run.folder / "config.yaml")])
-            strips, missing = _frame_strips(cfg, wanted, run.results["list_sha256"])
+            strips, missing = _frame_strips(load_config([str(config)]), wanted, run.results["list_sha256"])
         except (ConfigError, WorkerError) as error:
-            logger.warning("report.html has no frames of mistaken videos: %s", error)
             missing = dict.fromkeys(wanted, str(error))
+        except (ValueError, LookupError) as error:  # of a value that no run accepts: somebody edited the file
+            missing = dict.fromkeys(wanted, f"{config} cannot be used: {error}")
+        if not strips:
+            logger.warning("report.html has no frames of mistaken videos: %s", missing[wanted[0]])
     if tensorboard and (run.folder / "tensorboard").is_dir() and run.heads:
         write_test(run.folder / "tensorboard", run.heads, epoch=int(run.history[-1]["epoch"]) if run.history else 0)
     return write_page(run, strips, missing)

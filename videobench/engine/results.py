@@ -9,8 +9,7 @@ import hashlib
 import io
 import json
 import logging
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from videobench.engine.class_names import class_names
 from videobench.engine.metrics import gpu_memory
 from videobench.engine.scores import Layout
 from videobench.reporting.log import log_json_stats
+from videobench.reporting.run_files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,9 @@ def write_results(
         sha256: of that file.
         seconds: spent on scoring, in all attempts together.
         waited: share of the time that the network waited for frames.
+
+    Raises:
+        OutputError: when a file cannot be written; a file of that name is untouched.
     """
     order = sorted(rows)
     grids = layout.split(np.stack([rows[i] for i in order]) if order else np.empty((0, layout.length)))
@@ -91,13 +94,15 @@ def write_results(
         sweep[-1]["intervals"] = found.intervals
         if number == 0:
             headline = found
-            _write(output / "predictions.csv", lambda f, s=scores: _write_table(f, videos, order, s, labels, names))
+            with whole_file(output / "predictions.csv") as stream:
+                _write_table(stream, videos, order, scores, labels, names)
         arrays = {"video": np.array([_called(videos, i) for i in order], np.str_), "index": np.array(order, np.int64)}
         for name, (part, agreement) in heads.items():
             prefix = name and f"{name}_"
             arrays |= {f"{prefix}label": labels[name], f"{prefix}scores": part, f"{prefix}agreement": agreement}
         file = f"predictions{f'_{clips}x{crops}' if number else ''}.npz"
-        _write(output / file, lambda f, a=arrays: np.savez_compressed(f, **a))
+        with whole_file(output / file) as stream:
+            np.savez_compressed(stream, **arrays)
     clips, crops = layout.grids[0]
     results = {
         **headline.metrics,
@@ -125,7 +130,8 @@ def write_results(
         "classes": headline.classes,
         "versions": versions(),
     }
-    _write(output / "test_results.json", lambda f: f.write((json.dumps(results, indent=1) + "\n").encode()))
+    with whole_file(output / "test_results.json") as stream:
+        stream.write((json.dumps(results, indent=1) + "\n").encode())
     _log_final(cfg, headline, sweep)
     return results
 
@@ -304,14 +310,6 @@ def _write_table(file, videos: VideoList, order: Sequence[int], scores, labels, 
         writer.writerow(line)
     text.flush()
     text.detach()
-
-
-def _write(path: Path, write: Callable) -> None:
-    """Write a file beside its place and rename it, so that a reader finds the old one or the whole new one."""
-    beside = path.with_name(f".{path.name}.tmp")
-    with beside.open("wb") as file:
-        write(file)
-    os.replace(beside, path)
 
 
 def _log_final(cfg: CfgNode, found: Evaluation, sweep: Sequence[Mapping[str, Any]]) -> None:

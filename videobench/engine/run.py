@@ -13,8 +13,8 @@ from videobench.config.checks import check_config
 from videobench.datasets.annotations import split_list
 from videobench.datasets.loader import DataError
 from videobench.datasets.workers import WorkerError
-from videobench.distributed.group import barrier, is_main
-from videobench.distributed.launch import launch
+from videobench.distributed.group import is_main
+from videobench.distributed.launch import finish_undisturbed, launch
 from videobench.distributed.place import find_place, settle
 from videobench.engine.checkpoint import CheckpointError, checkpoint_dir
 from videobench.engine.class_names import class_names
@@ -22,18 +22,16 @@ from videobench.engine.continuation import keep_global_batch
 from videobench.engine.report import write_report
 from videobench.engine.tester import TestStopped, test, weights_to_test
 from videobench.engine.trainer import OutOfMemory, train
+from videobench.exit_status import BROKE_OFF, DONE, FAILED_VIDEOS, INTERRUPTED, STOPPED, WRONG_INPUT
 from videobench.models import WeightsError, build_model
 from videobench.reporting.log import setup_logging
+from videobench.reporting.run_files import OutputError, RunFileError, read_from, whole_file
 from videobench.reporting.run_report import result_table
 
-#: Exit statuses: done; the run broke off; the configuration or the input is wrong; the test met more unreadable videos
-#: than allowed; training was stopped by SIGTERM or SIGUSR1 and saved, so that the same command goes on (sysexits.h has
-#: this number for "try again later"); interrupted from the keyboard.
-DONE, BROKE_OFF, WRONG_INPUT, FAILED_VIDEOS, STOPPED, INTERRUPTED = 0, 1, 2, 3, 75, 130
 #: What is said in one message without a traceback, because the reader of the message can mend it.
 _STATUS = {
-    **dict.fromkeys((ConfigError, DataError, WeightsError), WRONG_INPUT),
-    **dict.fromkeys((FloatingPointError, OutOfMemory, CheckpointError, WorkerError), BROKE_OFF),
+    **dict.fromkeys((ConfigError, DataError, WeightsError, RunFileError), WRONG_INPUT),
+    **dict.fromkeys((FloatingPointError, OutOfMemory, CheckpointError, OutputError, WorkerError), BROKE_OFF),
     TestStopped: STOPPED,
 }
 
@@ -117,23 +115,28 @@ def _try_network(cfg: CfgNode) -> None:
 def _work(cfg: CfgNode, device: torch.device) -> int:
     setup_logging(cfg.OUTPUT_DIR, main=is_main())
     config = Path(cfg.OUTPUT_DIR) / "config.yaml"
-    before = config.read_text() if is_main() and config.exists() else None
+    before = None
     if is_main():
-        config.write_text(cfg.dump())
+        if config.exists():
+            with read_from(config, "mend or remove it"):
+                before = config.read_bytes()
+        with whole_file(config) as file:
+            file.write(cfg.dump().encode())
     trained, results = False, None
     try:
         if cfg.TRAIN.ENABLE:
             if not train(cfg, device):
                 return STOPPED
             trained = True
-            barrier()  # the last checkpoint is written by the first rank
         if cfg.TEST.ENABLE:
             results = test(cfg, device)
     except (ConfigError, WeightsError):
         # A command that is refused must not describe the checkpoints of an earlier one as its own.
         if before is not None and not trained:
-            config.write_text(before)
+            with whole_file(config) as file:
+                file.write(before)
         raise
+    finish_undisturbed()
     if not is_main():
         return DONE
     print(result_table(cfg.OUTPUT_DIR, results), flush=True)  # first, because the page may not fit on the disk

@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from videobench.reporting.run_files import OutputError, whole_file, written_to
+
 logger = logging.getLogger(__name__)
 
 _SHARD = re.compile(r"attempt(\d+)-rank\d+\.scores")
@@ -89,7 +91,8 @@ class ScoreStore:
                 continue
             attempt = int(match[1])
             seconds.setdefault(attempt, 0.0)
-            if (content := read_shard(path)) is None:
+            content = read_shard(path)
+            if content is None or not len(content[1]):
                 continue
             layout = content[0]
             for record in content[1]:
@@ -98,9 +101,16 @@ class ScoreStore:
         return Done(rows, layout, sum(seconds.values()), max(seconds, default=0))
 
     def prepare(self) -> None:
-        """Make the folder and write what its scores depend on."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "facts.json").write_text(json.dumps(self.facts, sort_keys=True, indent=1) + "\n")
+        """Make the folder and write what its scores depend on.
+
+        Raises:
+            OutputError: when it cannot be written.
+        """
+        path = self.folder / "facts.json"
+        with written_to(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            file.write((json.dumps(self.facts, sort_keys=True, indent=1) + "\n").encode())
 
     def writer(self, attempt: int, rank: int) -> "ShardWriter":
         """Where a process of an attempt appends its scores."""
@@ -133,11 +143,12 @@ class ShardWriter:
 
         Raises:
             ValueError: when the layout is another than before.
+            OutputError: when the file cannot be written; what was written before can be read.
         """
+        content = b""
         if self._layout is None:
             self._layout = layout
-            self._file = self.path.open("xb", buffering=0)
-            self._file.write(json.dumps({"grids": layout.grids, "heads": layout.heads}).encode() + b"\n")
+            content = json.dumps({"grids": layout.grids, "heads": layout.heads}).encode() + b"\n"
         elif layout != self._layout:
             raise ValueError(f"{self.path}: the network's outputs changed from {self._layout} to {layout}")
         kind = _record_type(layout)
@@ -145,9 +156,17 @@ class ShardWriter:
         for record, (video, values) in zip(records, rows.items(), strict=True):
             record["video"], record["seconds"], record["values"] = video, seconds, values
             record["check"] = zlib.crc32(record.tobytes()[: -kind["check"].itemsize])
-        content = memoryview(records.tobytes())
-        while content:  # an unbuffered write may be partial
-            content = content[self._file.write(content) :]
+        with written_to(self.path):
+            if self._file is None:
+                try:
+                    self._file = self.path.open("xb", buffering=0)
+                except FileExistsError as error:  # both counted the attempts before the other began
+                    raise OutputError(
+                        f"{self.path}: another command does this test in the same OUTPUT_DIR; wait for its end"
+                    ) from error
+            rest = memoryview(content + records.tobytes())
+            while rest:  # an unbuffered write may be partial
+                rest = rest[self._file.write(rest) :]
 
 
 def read_shard(path: Path) -> tuple[Layout, np.ndarray] | None:
@@ -155,9 +174,13 @@ def read_shard(path: Path) -> tuple[Layout, np.ndarray] | None:
     header, found, body = path.read_bytes().partition(b"\n")
     if not found:
         return None
-    stated = json.loads(header)
-    layout = Layout(tuple(tuple(g) for g in stated["grids"]), tuple(tuple(h) for h in stated["heads"]))
-    kind = _record_type(layout)
+    try:
+        stated = json.loads(header)
+        layout = Layout(tuple(tuple(g) for g in stated["grids"]), tuple(tuple(h) for h in stated["heads"]))
+        kind = _record_type(layout)
+    except (ValueError, LookupError, TypeError):
+        logger.warning("%s is damaged: its videos are scored again", path)
+        return None
     records = np.frombuffer(body, kind, count=len(body) // kind.itemsize)
     for number, record in enumerate(records):
         if zlib.crc32(record.tobytes()[: -kind["check"].itemsize]) != record["check"]:
@@ -174,6 +197,8 @@ def _differences(path: Path, facts: Mapping[str, Any]) -> list[str]:
     try:
         other = json.loads(path.read_text())
     except (OSError, ValueError):
+        return ["what it depends on cannot be read"]
+    if not isinstance(other, dict):
         return ["what it depends on cannot be read"]
     mine = json.loads(json.dumps(facts))
     names = [name for name in sorted(mine.keys() | other.keys()) if mine.get(name) != other.get(name)]

@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 
 from videobench.distributed.group import world_size
+from videobench.distributed.launch import STOP_SIGNALS
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 #: Seconds in which further signals count as the first one: schedulers and launchers each send it to every process.
 SAME_REQUEST = 5.0
 
@@ -18,26 +18,29 @@ SAME_REQUEST = 5.0
 class StopRequest:
     """Remembers a signal until the ranks agree to stop; a second signal ends the process at once.
 
-    Use it as a context: signals are caught inside only. :meth:`agreed` is called by every rank equally often.
+    Use it as a context: signals are caught inside only. :meth:`agreed` is called by every rank equally often. A signal
+    that nothing inside stopped for is sent again at the end, for it concerns what comes next.
     """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
-        self._since = 0.0
+        self._since, self._heeded = 0.0, False
         self._before: dict[signal.Signals, object] = {}
         # Votes are numbers in main memory: asking the other ranks never waits for a GPU.
         self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
         self._vote: tuple[dist.Work, torch.Tensor] | None = None
 
     def __enter__(self) -> "StopRequest":
-        self._before = {number: signal.signal(number, self._catch) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._catch) for number in STOP_SIGNALS}
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind: type | None, *_) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._vote is not None:
             self._vote[0].wait()
+        if self.signal is not None and kind is None and not self._heeded:
+            os.kill(os.getpid(), self.signal)
 
     def _catch(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is None:
@@ -57,10 +60,12 @@ class StopRequest:
         Alone, a process agrees at once; among several the answer is one call old, so that no rank waits for another.
         """
         if self._group is None:
-            return self.signal is not None
+            self._heeded = self.signal is not None
+            return self._heeded
         asked = torch.tensor([float(self.signal is not None)])
         before, self._vote = self._vote, (dist.all_reduce(asked, group=self._group, async_op=True), asked)
         if before is None:
             return False
         before[0].wait()
-        return bool(before[1] > 0)
+        self._heeded = bool(before[1] > 0)
+        return self._heeded

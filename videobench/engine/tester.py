@@ -103,9 +103,10 @@ def test(cfg: CfgNode, device: torch.device) -> dict[str, Any] | None:
 
     started = time.perf_counter()
     share = _share(cfg, videos, sum(clips * crops for clips, crops in grids), set(scored))
-    with tf32(cfg.TEST.TF32):
-        own = _score_share(cfg, model, device, share, store, attempt)
-    parts = gather((own, time.perf_counter() - started))
+    with StopRequest() as stop:  # also while it waits for others: its end would end them within a group of videos
+        with tf32(cfg.TEST.TF32):
+            own = _score_share(cfg, model, device, share, store, attempt, stop)
+        parts = gather((own, time.perf_counter() - started))
     if not is_main():
         return None
     rows, layout = dict(done.rows), done.layout
@@ -150,6 +151,7 @@ def weights_to_test(cfg: CfgNode) -> Path:
         return Path(cfg.TRAIN.CHECKPOINT_FILE_PATH)
     raise ConfigError(
         f"no weights to test: TEST.CHECKPOINT_FILE_PATH is empty and {checkpoint_dir(cfg.OUTPUT_DIR)} has no checkpoint"
+        "; name one, or train first (TRAIN.ENABLE True)"
     )
 
 
@@ -215,7 +217,13 @@ class _Scored:
 
 @torch.inference_mode()
 def _score_share(
-    cfg: CfgNode, model: VideoModel, device: torch.device, groups: list[range], store: ScoreStore, attempt: int
+    cfg: CfgNode,
+    model: VideoModel,
+    device: torch.device,
+    groups: list[range],
+    store: ScoreStore,
+    attempt: int,
+    stop: StopRequest,
 ) -> _Scored:
     """Score groups of videos and write every group to the store as soon as it is complete."""
     scored, scorer = _Scored(), Scorer(cfg, model, device)
@@ -242,7 +250,7 @@ def _score_share(
                 eta = f"{each * (len(indices) - count):.0f}s"
                 log_json_stats({"split": "test_iter", "cur_iter": count, "eta": eta, "time_diff": each})
 
-    with StopRequest() as stop, store.writer(attempt, rank()) as shard:
+    with store.writer(attempt, rank()) as shard:
         items = iter(loader)
         for group in groups:
             rows = dict(scorer.score(readable(items, len(group))))

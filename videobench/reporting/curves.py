@@ -1,11 +1,13 @@
 """The course of a training run: history.csv, and curves.png drawn from it."""
 
 import csv
-import os
+import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from videobench.reporting.run_files import read_from, whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,26 +30,41 @@ def write_history(output_dir: str | Path, history: Sequence[Mapping[str, Any]]) 
     Errors and accuracies are in percent; ``train_...`` are of training clips, ``val_clip_...`` of single validation
     clips (never of whole videos, as test results are), ``val_clip_ema_...`` of the averaged weights. ``lr`` is that of
     the epoch's last step, ``seconds`` are those of training.
-    A reader finds the old file or the whole new one.
+
+    Raises:
+        OutputError: when it cannot be written; the old file is untouched.
     """
-    path = Path(output_dir) / "history.csv"
-    beside = path.with_name(f".{path.name}.tmp")
-    with beside.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(dict.fromkeys(column for record in history for column in record)))
-        writer.writeheader()
-        writer.writerows(history)
-    os.replace(beside, path)
+    path, text = Path(output_dir) / "history.csv", io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(column for record in history for column in record)))
+    writer.writeheader()
+    writer.writerows(history)
+    with whole_file(path) as file:
+        file.write(text.getvalue().encode())
     return path
 
 
 def read_history(output_dir: str | Path) -> list[dict[str, float]]:
-    """The lines of history.csv, without the numbers that an epoch does not have; empty without the file."""
-    path = Path(output_dir) / "history.csv"
+    """The lines of history.csv, without the numbers that an epoch does not have; empty without the file.
+
+    Raises:
+        RunFileError: for a file with anything else.
+    """
+    path, records = Path(output_dir) / "history.csv", []
     if not path.exists():
-        return []
-    with path.open(newline="") as stream:
-        rows = [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(stream)]
-    return [with_present_names(row) for row in rows]
+        return records
+    advice = "mend or remove it: the training writes it again after its next epoch"
+    with read_from(path, advice), path.open(encoding="utf-8", newline="") as stream:
+        lines = csv.reader(stream)
+        columns = next(lines, [])
+        for cells in lines:
+            try:
+                record = {name: float(text) for name, text in zip(columns, cells, strict=True) if text}
+                if not record.get("epoch", 0) >= 1:
+                    raise ValueError("it has no epoch")
+            except ValueError as error:
+                raise ValueError(f"line {lines.line_num} is not that of an epoch ({error})") from error
+            records.append(with_present_names(record))
+    return records
 
 
 def with_present_names(record: Mapping[str, float]) -> dict[str, float]:
@@ -65,7 +82,8 @@ def write_curves(output_dir: str | Path) -> Path | None:
     if not history:
         return None
     path = Path(output_dir) / "curves.png"
-    draw_curves(history).savefig(path, format="png", dpi=110)
+    with whole_file(path) as file:
+        draw_curves(history).savefig(file, format="png", dpi=110)
     return path
 
 

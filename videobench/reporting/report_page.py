@@ -14,7 +14,8 @@ import numpy as np
 
 from videobench.reporting import diagnosis, markup
 from videobench.reporting.curves import curve_panels, write_curves
-from videobench.reporting.run_report import Run, headline, test_facts
+from videobench.reporting.run_files import whole_file
+from videobench.reporting.run_report import RESTART_NUMBERS, Run, headline, test_facts
 
 # Rows of long lists; what is left out is counted, and the files that have it are named.
 _CONFUSIONS, _FAILED = 200, 1000
@@ -32,8 +33,9 @@ def write_page(run: Run, strips: Mapping[int, bytes], missing: Mapping[int, str]
     """
     write_curves(run.folder)
     path = run.folder / "report.html"
-    # Names of files may hold bytes that are no characters.
-    path.write_text(_page(run, strips, missing), encoding="utf-8", errors="backslashreplace")
+    page = _page(run, strips, missing)
+    with whole_file(path) as file:
+        file.write(page.encode(errors="backslashreplace"))  # names of files may hold bytes that are no characters
     return path
 
 
@@ -143,7 +145,7 @@ class _Sections:
         if not rows:
             return
         columns = list(rows[0])
-        numbers = [n for n, name in enumerate(columns) if name in ("epochs", "steps", "lost_seconds", "ranks", "batch")]
+        numbers = [n for n, name in enumerate(columns) if name in RESTART_NUMBERS]
         body = [
             [
                 markup.cell(row[name], float(row[name] or math.nan) if n in numbers else None)

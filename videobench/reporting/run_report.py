@@ -10,12 +10,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from videobench.reporting.curves import read_history
 from videobench.reporting.diagnosis import Head, mistakes, read_heads
+from videobench.reporting.run_files import RunFileError, read_from, read_test
 
 logger = logging.getLogger(__name__)
+
+#: Columns of restarts.csv with numbers.
+RESTART_NUMBERS = ("epochs", "steps", "lost_seconds", "ranks", "batch")
+# What the report shows of test_results.json, besides metrics.
+_SHOWN = (
+    *("intervals", "sweep", "videos", "views", "clips", "crops", "scores", "ensemble", "unlabelled", "failed"),
+    *("seconds", "videos_per_second", "data_wait_percent", "checkpoint", "list_sha256"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,20 +55,26 @@ class Run:
             output_dir: the folder of the run.
             with_test: whether the test results in it belong to the run as it stands.
 
+        Lines of the logs that a full disk or a kill cut off are named in the log and left out.
+
         Raises:
-            FileNotFoundError: for a folder without anything of a run.
+            RunFileError: for a folder without anything of a run, and for files that are damaged.
         """
         folder = Path(output_dir)
         files = {name: folder / name for name in ("config.yaml", "test_results.json", "history.csv", "json_stats.log")}
         if not any(path.is_file() for path in files.values()):
-            raise FileNotFoundError(f"{folder} is not the output folder of a run: it has none of {', '.join(files)}")
+            raise RunFileError(f"{folder} is not the output folder of a run: it has none of {', '.join(files)}")
         results, heads = None, []
         if with_test and files["test_results.json"].exists():
-            results = json.loads(files["test_results.json"].read_text())
-            with np.load(folder / "predictions.npz") as arrays:
-                heads = read_heads(results, dict(arrays))
-        config = files["config.yaml"].read_text() if files["config.yaml"].exists() else ""
-        epochs, restarts = _epoch_lines(files["json_stats.log"]), _rows(folder / "restarts.csv")
+            results, arrays = read_test(folder)
+            if missing := _missing(results):
+                raise RunFileError(f"{files['test_results.json']}: it has no {', '.join(missing)}; test again")
+            heads = read_heads(results, arrays)
+        config = ""
+        if files["config.yaml"].exists():
+            with read_from(files["config.yaml"], "mend or remove it"):
+                config = files["config.yaml"].read_text(encoding="utf-8", errors="backslashreplace")
+        epochs, restarts = _epoch_lines(files["json_stats.log"]), _restarts(folder / "restarts.csv")
         return cls(folder, config, results, heads, read_history(folder), epochs, restarts)
 
     @cached_property
@@ -100,7 +113,7 @@ def headline(results: Mapping[str, Any]) -> list[tuple[str, float, list[float] |
 def test_facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What has to be said beside the metrics of a test."""
     unlabelled = f", {results['unlabelled']} without label" if results["unlabelled"] else ""
-    speed = f", {results['videos_per_second']:.1f} videos/s" if results["videos_per_second"] else ""
+    speed = f", {results['videos_per_second']:.2f} videos/s" if results["videos_per_second"] else ""
     return [
         ("videos", f"{results['videos']} ({len(results['failed'])} unreadable{unlabelled})"),
         ("views per video", f"{results['views']} ({results['clips']} clips x {results['crops']} crops)"),
@@ -121,23 +134,49 @@ def _metric(name: str) -> str:
     return words.replace("action joint", "action (pairs)").replace("map", "mean average precision")
 
 
+def _missing(results: Mapping[str, Any]) -> list[str]:
+    """What the report shows of test_results.json and cannot find there."""
+    if missing := [name for name in (*_SHOWN, *results.get("intervals", ())) if name not in results]:
+        return missing
+    views = ("clips", "crops", *(name for name in results["intervals"] if "top" in name or "map" in name))
+    classes = [row for head in results["classes"].values() for row in head]
+    rows = [(row, ("class", "name", "videos", *["top1"] * ("average_precision" not in row))) for row in classes]
+    rows += [(row, views) for row in results["sweep"]] + [(row, ("video", "cause")) for row in results["failed"]]
+    return list(dict.fromkeys(name for row, names in rows for name in names if name not in row))
+
+
 def _epoch_lines(path: Path) -> list[dict[str, Any]]:
     """The ``train_epoch`` lines of json_stats.log by epoch; a run that went on writes some epochs again."""
     found: dict[int, dict[str, Any]] = {}
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
+    for number, line in enumerate(_lines(path), 1):
         try:
             stats = json.loads(line.removeprefix("json_stats: "))
-        except ValueError:  # what a full disk or a machine that went down left of a line
+            if stats.get("_type") == "train_epoch":
+                times = {name: float(stats[name]) for name in ("dt", "dt_data", "dt_net")}
+                found[int(stats["epoch"].partition("/")[0])] = stats | times
+        except (ValueError, LookupError, TypeError, AttributeError):  # what a full disk or a kill left of a line
             logger.warning("%s:%d is no json_stats line and is left out of the report", path, number)
-            continue
-        if stats.get("_type") == "train_epoch":
-            found[int(stats["epoch"].partition("/")[0])] = stats
     return [stats | {"epoch": epoch} for epoch, stats in sorted(found.items())]
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    """The lines of a CSV file by its header; none without the file."""
+def _restarts(path: Path) -> list[dict[str, str]]:
+    """The lines of restarts.csv by its header; none without the file."""
+    rows, lines = [], _lines(path)
+    for number, line in enumerate(lines[1:], 2):
+        try:
+            columns, cells = csv.reader([lines[0], line])
+            row = dict(zip(columns, cells, strict=True))
+            for name in RESTART_NUMBERS:
+                float(row[name] or 0)
+            rows.append(row)
+        except (ValueError, KeyError, csv.Error):
+            logger.warning("%s:%d is no restart and is left out of the report", path, number)
+    return rows
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file whatever its bytes; none without the file."""
     if not path.exists():
         return []
-    with path.open(newline="") as stream:
-        return list(csv.DictReader(stream, restval=""))
+    with read_from(path, "mend or remove it"):
+        return path.read_text(encoding="utf-8", errors="backslashreplace").splitlines()

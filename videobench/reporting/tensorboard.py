@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from videobench.reporting.diagnosis import Head, confusion_cells
+from videobench.reporting.run_files import written_to
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 class Scalars:
     """Writes scalars to a folder; does nothing, and imports nothing, when it has none.
+
+    All of it raises OutputError when the folder cannot be written.
 
     Args:
         folder: where to.
@@ -25,25 +28,30 @@ class Scalars:
         if folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            # What a killed run wrote after the checkpoint that this one goes on from is hidden.
-            self._writer = SummaryWriter(str(folder), purge_step=first_step or None)
+            self._folder = Path(folder)
+            with written_to(self._folder):
+                # What a killed run wrote after the checkpoint that this one goes on from is hidden.
+                self._writer = SummaryWriter(str(folder), purge_step=first_step or None)
 
     def add(self, values: Mapping[str, float], step: int) -> None:
         """Write every value under its name."""
         if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+            with written_to(self._folder):
+                for name, value in values.items():
+                    self._writer.add_scalar(name, value, step)
 
     def add_histograms(self, values: Mapping[str, "Tensor"], step: int) -> None:
         """Write the distribution of every tensor under its name."""
         if self._writer is not None:
-            for name, tensor in values.items():
-                self._writer.add_histogram(name.replace(".", "/"), tensor.detach().float().cpu(), step)
+            with written_to(self._folder):
+                for name, tensor in values.items():
+                    self._writer.add_histogram(name.replace(".", "/"), tensor.detach().float().cpu(), step)
 
     def close(self) -> None:
         """Flush what is written."""
         if self._writer is not None:
-            self._writer.close()
+            with written_to(self._folder):
+                self._writer.close()
 
 
 # More classes than this make no picture: the matrix of ImageNet-21K has 367 million entries.
@@ -59,10 +67,13 @@ def write_test(folder: str | Path, heads: Sequence[Head], epoch: int) -> None:
         folder: where to.
         heads: the predictions of a test.
         epoch: where they stand on TensorBoard's axis: the finished epochs of the run.
+
+    Raises:
+        OutputError: when the folder cannot be written.
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder)) as writer:
+    with written_to(Path(folder)), SummaryWriter(str(folder)) as writer:
         for head in heads:
             if not head.one_label:
                 continue
