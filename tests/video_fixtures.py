@@ -1,8 +1,9 @@
 """Small video files of many kinds, sound and broken, and the plain decode they are compared with."""
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -79,7 +80,8 @@ def write_clip(
     """
     if isinstance(frames, int):
         frames = pictures(frames, *size)
-    with av.open(os.fspath(path), "w", format=format, options=mux_options or {}) as container:
+    output = av.open(os.fspath(path), "w", format=format, options=mux_options or {})
+    with _priority_kept(), output as container:
         container.metadata.update(metadata or {})
         if cover is not None:
             attached = _cover_stream(container, cover)
@@ -112,6 +114,16 @@ def write_clip(
         if sound is not None:
             _write_sound(container, sound)
     return path
+
+
+@contextlib.contextmanager
+def _priority_kept() -> Iterator[None]:
+    """SVT-AV1 makes the calling process a real-time one where it may, as root; two of them busy starve all others."""
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 def write_sound(path: Path, cover: np.ndarray | None = None) -> Path:

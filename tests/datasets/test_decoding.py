@@ -203,6 +203,9 @@ def test_what_probe_says(library):
     assert probe(library("h264_late_start")[0]).duration == pytest.approx(40 / 30)
     assert probe(library("h264_vfr")[0]).fps == Fraction(720, 71)
     assert probe(library("av1")[0]).codec == "av1"
+    assert os.sched_getscheduler(0) not in (os.SCHED_FIFO, os.SCHED_RR), (
+        "the encoder of AV1 left real-time priority behind"
+    )
     assert probe(library("h264_one_frame")[0]).frames == 1
 
 
